@@ -1,0 +1,1 @@
+"""One file per verb: ``configure(parser)`` and ``run(args, tools) -> int``."""

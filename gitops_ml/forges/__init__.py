@@ -1,0 +1,1 @@
+"""Where changes are reviewed: one file per forge, behind the contract in ``base``."""

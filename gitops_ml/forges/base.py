@@ -1,0 +1,103 @@
+"""The contract of a forge: where changes (pull or merge requests) are reviewed."""
+
+import dataclasses
+import enum
+from collections.abc import Iterator
+from typing import Protocol
+
+from gitops_ml.diagnostics import Check
+from gitops_ml.errors import ServiceError
+
+
+class CannotPublishError(ServiceError):
+    """The forge refused a write that the user may do without: the text names the missing permission."""
+
+
+class Permission(enum.IntEnum):
+    """What a user may do in the repository, in rising order."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    MAINTAIN = 3
+    ADMIN = 4
+
+
+class State(enum.StrEnum):
+    """State of a commit status."""
+
+    PENDING = "pending"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A pull or merge request."""
+
+    number: int
+    head: str
+    """The commit that was pushed."""
+    head_ref: str
+    base_ref: str
+    fork: bool
+    open: bool
+    draft: bool
+    title: str
+    author: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A picture for the comment. ``ledger_path``: where it stands on the ledger, once the report is pushed."""
+
+    name: str
+    alt: str
+    svg: bytes
+    png: bytes | None = None
+    ledger_path: str | None = None
+    ledger_commit: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CommentRef:
+    """The comment as it stands now, and what was done: ``created``, ``updated``, ``unchanged`` or ``outdated``."""
+
+    url: str
+    action: str
+
+
+class Forge(Protocol):
+    """GitHub, GitLab, or ``local``."""
+
+    max_comment_bytes: int
+    """A body over this is refused by the forge."""
+
+    def check(self) -> Iterator[Check]:
+        """Look at token, permissions and settings, for ``doctor``."""
+
+    def change(self, number: int) -> Change:
+        """Return one change."""
+
+    def change_for(self, commit: str) -> Change | None:
+        """Return the open change whose head is the commit."""
+
+    def open_changes(self) -> Iterator[Change]:
+        """Yield all open changes."""
+
+    def permission(self, user: str) -> Permission:
+        """Return what the user may do, by the repository's own answer."""
+
+    def publish_image(self, image: Image) -> str | None:
+        """Put the image where the comment can show it and return its URL; None: not possible here."""
+
+    def upsert_comment(self, number: int, *, marker: str, body: str) -> CommentRef:
+        """Leave exactly one comment of ours with this marker, holding ``body``.
+
+        Raises:
+            CannotPublishError: the forge refuses; nothing was written.
+        """
+
+    def set_status(self, commit: str, *, context: str, state: State, text: str, url: str | None) -> None:
+        """Set the commit's status."""

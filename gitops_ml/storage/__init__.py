@@ -1,0 +1,1 @@
+"""Where code, logs, checkpoints and large outputs go: one file per kind, behind ``base``."""

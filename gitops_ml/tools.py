@@ -1,0 +1,83 @@
+"""What a command gets beside its arguments: the outside world, connected on demand."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from gitops_ml.backends.base import Backend
+    from gitops_ml.forges.base import Forge
+    from gitops_ml.git import Repository
+    from gitops_ml.ledger import Results
+    from gitops_ml.project import Project
+
+
+@dataclasses.dataclass(kw_only=True)
+class Tools:
+    """One command's surroundings; tests build it from their own parts."""
+
+    cwd: Path
+    environ: Mapping[str, str] = dataclasses.field(repr=False)
+    out: TextIO = dataclasses.field(default_factory=lambda: sys.stdout)
+    err: TextIO = dataclasses.field(default_factory=lambda: sys.stderr)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def say(self, text: str = "") -> None:
+        """Print a line of result."""
+        print(text, file=self.out)
+
+    def note(self, text: str) -> None:
+        """Print a line of progress or advice, beside the result."""
+        print(text, file=self.err, flush=True)
+
+    @functools.cached_property
+    def repository(self) -> "Repository":
+        """The repository around the working directory."""
+        from gitops_ml.git import Repository
+
+        return Repository.find(self.cwd, self.environ)
+
+    @functools.cached_property
+    def project(self) -> "Project":
+        """The settings of ``gitops-ml.yaml`` in the work tree; defaults when there is none."""
+        from gitops_ml.project import load_project
+
+        return load_project(self.repository.top)
+
+    @functools.cached_property
+    def results(self) -> "Results":
+        """Records, attempts and reports known here and on the ledger."""
+        from gitops_ml.ledger import Results
+
+        ledger = self.project.ledger
+        return Results(self.repository, remote=ledger.remote, branch=ledger.branch)
+
+    @functools.cached_property
+    def _backends(self) -> dict[str, "Backend"]:
+        return {}
+
+    def backend(self, name: str) -> "Backend":
+        """Connect the backend of that name, once."""
+        if name not in self._backends:
+            from gitops_ml import plugins
+            from gitops_ml.backends.base import Context
+
+            context = Context(
+                state=self.repository.state,
+                settings=self.project.backends.get(name, {}),
+                environ=self.environ,
+                now=self.now,
+            )
+            self._backends[name] = plugins.load("backend", name)(context)
+        return self._backends[name]
+
+    def forge(self, name: str) -> "Forge":
+        """Connect the forge of that name."""
+        from gitops_ml import plugins
+
+        forge: Forge = plugins.load("forge", name)(self.repository, self.environ)
+        return forge
