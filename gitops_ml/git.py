@@ -20,7 +20,7 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rejected(Exception):
+class RejectedError(Exception):
     """The remote did not take the push because the branch moved."""
 
     message: str
@@ -108,7 +108,7 @@ class Repository:
         """Move the remote's ref to the commit, only if it still is at ``expected`` (None: does not exist).
 
         Raises:
-            Rejected: it moved.
+            RejectedError: it moved.
             ServiceError: refused for another reason, or not reachable.
         """
         raise NotImplementedError

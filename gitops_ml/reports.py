@@ -1,0 +1,1 @@
+"""Comparison, records, plots -> the files of a versioned report."""

@@ -1,0 +1,1 @@
+"""YAML text -> plain data that remembers line and column."""

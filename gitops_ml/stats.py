@@ -1,0 +1,1 @@
+"""Samples -> effect, interval, p-value, in plain Python."""

@@ -1,0 +1,1 @@
+"""Schema and cross-field checks: text -> diagnostics and experiments."""
