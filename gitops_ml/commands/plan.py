@@ -1,0 +1,126 @@
+"""``gitops-ml plan``: what would run, be reused and cost; nothing is spent."""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+
+from gitops_ml import planning
+from gitops_ml.baselines import Planner, Wish
+from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.planning import Estimate, Plan, PlannedTrial, Situation, Trial
+from gitops_ml.spec import Experiment, Value
+from gitops_ml.tools import Tools
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_plan_arguments(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
+    parser.add_argument(
+        "--explain", metavar="KEY", help="say why this trial runs: what differs from the nearest known record"
+    )
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that makes a plan."""
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="by name; none: all")
+    parser.add_argument("--head", metavar="REV", help="plan this commit instead of the work tree")
+    parser.add_argument("--base", metavar="REV", help="compare with this commit instead of what the specs say")
+    parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
+
+
+def plan_for(args: argparse.Namespace, tools: Tools) -> Plan:
+    """Return the plan that the arguments ask for; the ledger is fetched unless ``--offline``."""
+    if not args.offline:
+        tools.results.refresh()
+    for warning in tools.results.warnings:
+        tools.note(f"warning: {warning}")
+    planner = Planner(
+        tools.repository,
+        globs=tools.project.specs,
+        remote=tools.project.ledger.remote,
+        situation=Situation(
+            known=tools.results.keys(),
+            interpreter=tools.interpreter,
+            force=getattr(args, "force", False),
+            estimate=lambda trial: estimate(trial, tools),
+        ),
+        winner=lambda experiment, planned: winner(experiment, planned, tools),
+    )
+    return planner.plan(Wish(head=args.head, base=args.base, names=tuple(args.experiments)))
+
+
+def estimate(trial: Trial, tools: Tools) -> Estimate:
+    """Ask the trial's backend what it may cost."""
+    return tools.backend(trial.experiment.backend or tools.project.backend).estimate(trial)
+
+
+def winner(experiment: Experiment, planned: Iterable[PlannedTrial], tools: Tools) -> Mapping[str, Value] | None:
+    """Return a sweep's best point once all its trials have records."""
+    from gitops_ml.comparison import winner as best_point
+
+    trials = [entry.trial for entry in planned]
+    known = tools.results.keys()
+    if not trials or any(trial.key not in known for trial in trials):
+        return None
+    return best_point(experiment, tools.results.records(trial.key for trial in trials))
+
+
+def run(args: argparse.Namespace, tools: Tools) -> int:
+    """Print the plan."""
+    plan = plan_for(args, tools)
+    if args.explain:
+        tools.say(explanation(args.explain, plan, tools))
+    elif args.format == "json":
+        tools.say(json.dumps(planning.plan_to_json(plan), indent=2, ensure_ascii=False))
+    else:
+        from gitops_ml.markdown import plan_table
+
+        tools.say(plan_table(plan))
+    return ExitCode.OK
+
+
+def explanation(short_key: str, plan: Plan, tools: Tools) -> str:
+    """Say in lines what differs between a planned trial and the nearest known record of its experiment.
+
+    Raises:
+        UserError: the key fits no trial of the plan, or several.
+    """
+    fitting = {p.trial.key: p for e in plan.experiments for p in e.trials() if p.trial.key.startswith(short_key)}
+    if len(fitting) != 1:
+        found = "no trial" if not fitting else f"{len(fitting)} trials"
+        raise UserError(f"{found} of the plan has a key that starts with `{short_key}`; `gitops-ml plan` lists them")
+    (planned,) = fitting.values()
+    trial = planned.trial
+    lines = [f"{trial.key[:12]} {trial.experiment.name} seed {trial.seed}: {planned.action}, {planned.reason}"]
+    if planned.action is planning.Action.REUSE:
+        return lines[0]
+    candidates = [
+        (planning.differences(record.document, trial.document), record.key)
+        for record in tools.results.all_records()
+        if record.experiment == trial.experiment.name
+    ]
+    if not candidates:
+        return "\n".join([*lines, "no record of this experiment is known yet"])
+    differing, key = min(candidates, key=lambda candidate: (len(candidate[0]), candidate[1]))
+    lines.append(f"the nearest record is {key[:12]}; it differs in:")
+    lines += [f"  {d.where}: {_shown(d.before)} -> {_shown(d.after)}" for d in differing]
+    if any(d.where == "code" for d in differing):
+        lines += _changed_files(tools, key, trial)
+    return "\n".join(lines)
+
+
+def _changed_files(tools: Tools, key: str, trial: Trial) -> list[str]:
+    """Name the files behind a changed code digest, if the record's commit is still here."""
+    record = tools.results.records([key])[key]
+    if record.dirty or tools.repository.resolve(record.commit) is None:
+        return []
+    before = tools.repository.tree(record.commit, record.commit[:12]).files
+    now = {file.path: file.oid for file in trial.files}
+    changed = [path for path, oid in now.items() if path not in before or before[path].oid != oid]
+    return [f"    {path}" for path in sorted(changed)]
+
+
+def _shown(value: object) -> str:
+    text = "absent" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"
