@@ -104,7 +104,13 @@ class Planner:
         """Return the head side's tree: the named revision, else the uncommitted work, else HEAD."""
         if revision is not None:
             return self._tree(self._commit(revision), revision)
-        work = self._repository.work_tree(self._spec_globs)
+        tree = self._uncommitted(self._spec_globs)
+        selected = {glob for experiment in self._load(tree)[0].experiments.values() for glob in _selects(experiment)}
+        return self._uncommitted((*self._spec_globs, *sorted(selected))) if selected else tree
+
+    def _uncommitted(self, selected: Sequence[str]) -> Tree:
+        """Return the work tree with the untracked files that the globs select, or HEAD's tree if they are equal."""
+        work = self._repository.work_tree(selected)
         if work is not None:
             return work
         head = self._repository.head()
@@ -246,6 +252,15 @@ class Planner:
         specs = Specs(tree=tree, experiments=experiments, paths=frozenset(paths))
         self._specs[tree.version.tree] = specs, broken
         return specs, broken
+
+
+def _selects(experiment: Experiment) -> list[str]:
+    """Return globs of the files that a spec names: an untracked one among them belongs to the uncommitted work."""
+    named = [*(experiment.code.include or ()), *experiment.metrics.evaluation]
+    named += [glob for data in experiment.data if "://" not in data.uri for glob in (data.uri, f"{data.uri}/**")]
+    if experiment.environment.requirements:
+        named.append(experiment.environment.requirements)
+    return [planning.inside(glob, experiment.workdir) for glob in named]
 
 
 def _lacks_records(entry: ExperimentPlan) -> bool:
