@@ -1,0 +1,625 @@
+"""Numbers and sentences about a comparison, said once for comment, report, page and terminal.
+
+A *marked* text names foreign things between backticks (``the metric `val/loss` is missing``); each renderer turns them
+into its own kind of code. ``mark`` makes a name safe for that, whatever it holds.
+"""
+
+import dataclasses
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+
+from gitops_ml.comparison import (
+    Comparison,
+    Cost,
+    ExperimentComparison,
+    GateResult,
+    MetricComparison,
+    PointComparison,
+    Side,
+    TrialSummary,
+    Verdict,
+)
+from gitops_ml.records import Outcome
+from gitops_ml.spec import Gate, Goal, Value
+
+MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"
+
+MARKS: Mapping[Verdict, str] = {
+    Verdict.BETTER: "\N{WHITE HEAVY CHECK MARK}",
+    Verdict.WORSE: "\N{CROSS MARK}",
+    Verdict.SAME: "\N{ALMOST EQUAL TO}",
+    Verdict.INCONCLUSIVE: "\N{BLACK QUESTION MARK ORNAMENT}",
+    Verdict.NEW: "\N{SQUARED NEW}",
+    Verdict.NO_BASELINE: "\N{MEDIUM WHITE CIRCLE}",
+    Verdict.MISSING: "\N{WARNING SIGN}\N{VARIATION SELECTOR-16}",
+    Verdict.INVALID: "\N{NO ENTRY}",
+    Verdict.NOT_COMPARABLE: "\N{NO ENTRY SIGN}",
+}
+"""A picture beside each verdict's word, for the eye alone: the word always stands there too."""
+
+GATE_WORDS: Mapping[GateResult, str] = {
+    GateResult.PASS: "gate passed",
+    GateResult.WARN: "gate passed with a warning",
+    GateResult.FAIL: "gate failed",
+}
+
+# Format characters hide or reorder text (bidi overrides, zero width, tags); the rest has no glyph at all.
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
+# Marks that stack on one letter: a few are a language, forty are an attack on the line above.
+_STACK = 2
+
+
+def clean(text: str, limit: int = 80) -> str:
+    """Return foreign text as one line without hidden characters, at most ``limit`` characters long."""
+    shown: list[str] = []
+    stacked = 0
+    # Looking at far more than is shown costs time and changes nothing.
+    for character in _ANSI.sub("", text[: 16 * limit]):
+        category = unicodedata.category(character)
+        if category in _UNSHOWN and character not in "\t\n\r":
+            continue
+        stacked = stacked + 1 if category.startswith("M") else 0
+        if stacked <= _STACK:
+            shown.append(character)
+    line = " ".join("".join(shown).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def clean_lines(text: str, limit: int = 4096) -> list[str]:
+    """Return the last ``limit`` characters of foreign text as lines, each cleaned but with its indentation."""
+    lines = []
+    for line in _ANSI.sub("", text)[-limit:].splitlines():
+        indent = len(line) - len(line.lstrip(" \t"))
+        lines.append(" " * min(indent, 16) + clean(line, 400))
+    return lines
+
+
+def mark(name: str, limit: int = 80) -> str:
+    """Return a foreign name between backticks, for a marked text."""
+    return f"`{clean(name, limit).replace('`', chr(0x2CB)) or ' '}`"
+
+
+def marked_parts(text: str) -> Iterator[tuple[bool, str]]:
+    """Yield (is a name, text) for the parts of a marked text; an odd backtick is no mark."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        parts[-2:] = ["\N{MODIFIER LETTER GRAVE ACCENT}".join(parts[-2:])]
+    for index, part in enumerate(parts):
+        if part:
+            yield index % 2 == 1, part
+
+
+def plain(text: str) -> str:
+    """Return a marked text for the terminal, hidden characters gone."""
+    return clean(text, 2000)
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """Return ``1 seed``, ``3 seeds``."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+# Numbers
+
+
+def number(value: float | None, decimals: int) -> str:
+    """Return the value with that many decimals; in powers of ten where that would hide it or fill the line."""
+    if value is None:
+        return NOTHING
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "\N{INFINITY}" if value > 0 else f"{MINUS}\N{INFINITY}"
+    size = abs(value)
+    if size and (size >= 1e7 or decimals > 6 or round(size, decimals) == 0):
+        exponent = math.floor(math.log10(size))
+        if exponent < -6 or exponent > 6:
+            text = f"{value:.{min(max(decimals + exponent, 0), 5)}e}"
+            mantissa, power = text.split("e")
+            return f"{mantissa}e{int(power)}".replace("-", MINUS)
+        decimals = min(decimals, -exponent + 3) if decimals > 6 else max(decimals, -exponent)
+    text = f"{value:.{max(decimals, 0)}f}"
+    return (text if float(text) else text.lstrip("-")).replace("-", MINUS)
+
+
+def signed(value: float | None, decimals: int) -> str:
+    """Return the value with its sign; nothing is 0, not +0."""
+    text = number(value, decimals)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def percent(fraction: float) -> str:
+    """Return a relative change with two significant digits, such as ``−2.0 %``."""
+    value = 100 * fraction
+    if abs(value) >= 1000:
+        return f"{signed(value, 0)} %"
+    return f"{signed(value, _decimals(abs(value), 2) if value else 0)} %"
+
+
+def _decimals(uncertainty: float, digits: int) -> int:
+    return digits - 1 - math.floor(math.log10(uncertainty))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """How the numbers of one metric are written: as many digits as the uncertainty leaves, in its unit."""
+
+    factor: float
+    exponent: int
+    """Power of ten that is written behind every number of the metric; 0: none."""
+    decimals: int
+    unit: str
+    difference_unit: str
+
+    @classmethod
+    def of(cls, metric: MetricComparison) -> "Numbers":
+        """Choose by the interval's width, else the spread, else the tolerance, else the difference."""
+        unit = clean(metric.track.unit, 12)
+        values = [s.value for side in (metric.base, metric.head) for s in side.samples if s.value is not None]
+        finite = [abs(value) for value in values if math.isfinite(value)]
+        # `%` on fractions (0.951) shows 95.1 %. Values that are percents already are shown as they are.
+        scaled = unit == "%" and max([*finite, abs(metric.track.floor or 0.0)], default=0.0) <= 1.5
+        factor = 100.0 if scaled else 1.0
+        largest = max(finite, default=0.0) * factor
+        exponent = 0
+        if 0 < largest < math.inf and not 1e-4 <= largest < 1e7:
+            exponent = math.floor(math.log10(largest))
+            factor *= 10.0**-exponent
+        return cls(
+            factor=factor,
+            exponent=exponent,
+            decimals=cls._choose(metric, finite, factor),
+            unit=f" {unit}" if unit else "",
+            difference_unit=" pp" if unit == "%" else f" {unit}" if unit else "",
+        )
+
+    @staticmethod
+    def _choose(metric: MetricComparison, sizes: Sequence[float], factor: float) -> int:
+        half = (metric.interval[1] - metric.interval[0]) / 2 if metric.interval else 0.0
+        spread = max((side.sd or 0.0 for side in (metric.base, metric.head)), default=0.0)
+        for uncertainty in (half, spread, metric.tolerance, abs(metric.difference or 0.0)):
+            scaled = uncertainty * factor
+            if math.isfinite(scaled) and scaled > 1e-300:
+                # A leading 1 or 2 needs one more digit, else rounding would change it by a third.
+                leading = scaled / 10.0 ** math.floor(math.log10(scaled))
+                return max(0, _decimals(scaled, 2 if leading < 3 else 1))
+        largest = max(sizes, default=0.0) * factor
+        return max(0, _decimals(largest, 4)) if 0 < largest < math.inf else 1
+
+    def value(self, value: float | None) -> str:
+        """Return a value of the metric with its unit."""
+        if value is None:
+            return NOTHING
+        return self.bare(value) + (self.unit if math.isfinite(value) else "")
+
+    def bare(self, value: float) -> str:
+        """Return a value without its unit."""
+        return number(value * self.factor, self.decimals) + self._power(value)
+
+    def difference(self, value: float | None) -> str:
+        """Return a difference of two values with its sign and unit."""
+        return NOTHING if value is None else self._signed(value) + self.difference_unit
+
+    def interval(self, low: float, high: float) -> str:
+        """Return both ends of an interval of differences."""
+        return f"{self._signed(low)} to {self._signed(high)}"
+
+    def _signed(self, value: float) -> str:
+        return signed(value * self.factor, self.decimals) + self._power(value) if value else "0"
+
+    def _power(self, value: float) -> str:
+        return f"e{self.exponent}".replace("-", MINUS) if self.exponent and value and math.isfinite(value) else ""
+
+
+def duration(seconds: float) -> str:
+    """Return ``48 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def money(usd: float) -> str:
+    """Return an amount in US dollars; below one with two significant digits."""
+    if usd and abs(usd) < 1:
+        return f"{number(usd, _decimals(abs(usd), 2))} USD"
+    return f"{usd:.2f} USD"
+
+
+def change_of(before: float, after: float) -> str:
+    """Return ``+12 %`` or nothing where a ratio says nothing."""
+    return f"{percent(after / before - 1)}" if before > 0 and after != before else ""
+
+
+def value_text(value: Value | None) -> str:
+    """Return a parameter's value as the spec would write it."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(value_text(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return NOTHING if value is None else str(value)
+
+
+def point_text(point: Mapping[str, Value]) -> str:
+    """Return ``lr=0.1, act=relu``; nothing for the only point."""
+    return ", ".join(f"{name}={value_text(value)}" for name, value in point.items())
+
+
+# Metrics
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One metric as a table shows it; all texts but ``name`` are ours."""
+
+    metric: MetricComparison
+    name: str
+    arrow: str
+    """Which direction is good: an arrow, or nothing."""
+    base: str
+    head: str
+    difference: str
+    interval: str
+    verdict: str
+    gate: str
+    test: str
+    reasons: tuple[str, ...]
+
+
+def row(metric: MetricComparison) -> Row:
+    """Return the metric's cells."""
+    numbers = Numbers.of(metric)
+    arrows = {Goal.MAXIMIZE: "\N{UPWARDS ARROW}", Goal.MINIMIZE: "\N{DOWNWARDS ARROW}", Goal.NONE: ""}
+    difference = numbers.difference(metric.difference)
+    if metric.relative is not None and metric.difference and metric.track.unit != "%":
+        difference += f" ({percent(metric.relative)})"
+    return Row(
+        metric=metric,
+        name=metric.track.name,
+        arrow=arrows[metric.track.goal],
+        base=_side(metric.base, numbers),
+        head=_side(metric.head, numbers),
+        difference=difference,
+        interval=interval(metric, numbers),
+        verdict=f"{MARKS[metric.verdict]} {metric.verdict}" + (" (accepted)" if metric.accepted else ""),
+        gate=_gate(metric),
+        test=test(metric),
+        reasons=metric.reasons,
+    )
+
+
+def _side(side: Side, numbers: Numbers) -> str:
+    if side.mean is None:
+        problems = sorted({clean(sample.problem, 40) for sample in side.samples if sample.problem})
+        return problems[0] if problems else NOTHING
+    text = numbers.value(side.mean)
+    if side.sd is not None and side.n > 1:
+        text += f" ± {numbers.bare(side.sd)}"
+    lost = len(side.samples) - side.n
+    return f"{text} ({side.n} of {len(side.samples)})" if lost else text
+
+
+def _gate(metric: MetricComparison) -> str:
+    if metric.track.gate is Gate.OFF and metric.gate is GateResult.PASS:
+        return NOTHING
+    return {GateResult.PASS: "pass", GateResult.WARN: "warn", GateResult.FAIL: "fail"}[metric.gate]
+
+
+def interval(metric: MetricComparison, numbers: Numbers | None = None) -> str:
+    """Return the interval of the difference, in the metric's own direction."""
+    if metric.interval is None:
+        return NOTHING
+    low, high = metric.interval
+    if metric.track.goal is Goal.MINIMIZE:
+        # It is kept for the improvement; the table shows head - base.
+        low, high = -high, -low
+    return (numbers or Numbers.of(metric)).interval(low, high)
+
+
+def test(metric: MetricComparison) -> str:
+    """Return how the verdict was reached: method, runs, p values, seeds that would settle it."""
+    parts = [runs(metric)] if metric.method == "not tested" else [clean(metric.method, 40), runs(metric)]
+    if metric.p_value is not None:
+        parts.append(f"p = {metric.p_value:.2g}")
+    if metric.p_adjusted is not None and metric.p_adjusted != metric.p_value:
+        parts.append(f"{metric.p_adjusted:.2g} adjusted")
+    if metric.p_permutation is not None:
+        parts.append(f"{metric.p_permutation:.2g} by permutation")
+    if metric.seeds_needed:
+        parts.append(f"about {count(metric.seeds_needed, 'more seed')} per side would settle it")
+    return ", ".join(part for part in parts if part)
+
+
+def runs(metric: MetricComparison) -> str:
+    """Return how many runs stand on each side."""
+    base, head = metric.base.n, metric.head.n
+    if base == head == 1:
+        return "1 run per side, not tested" if metric.method == "not tested" else "1 run per side"
+    if base == head:
+        return count(head, "seed")
+    return f"{base} against {count(head, 'run')}" if base else count(head, "run")
+
+
+def tiers(metrics: Sequence[MetricComparison]) -> tuple[list[MetricComparison], ...]:
+    """Return the gated metrics, those that changed, and the rest; what fails or is primary first in each."""
+    gated = [m for m in metrics if m.track.gate is not Gate.OFF or m.gate is not GateResult.PASS or m.track.primary]
+    others = [m for m in metrics if m not in gated] if len(metrics) < 50 else _without(metrics, gated)
+    changed = [m for m in others if m.verdict is not Verdict.SAME and not _flat(m)]
+    rest = _without(others, changed)
+    return sorted(gated, key=_urgency), sorted(changed, key=_urgency), rest
+
+
+def _without(metrics: Sequence[MetricComparison], taken: Sequence[MetricComparison]) -> list[MetricComparison]:
+    # By identity: comparing thousands of nested values for equality is slow.
+    known = {id(metric) for metric in taken}
+    return [metric for metric in metrics if id(metric) not in known]
+
+
+def _flat(metric: MetricComparison) -> bool:
+    return metric.verdict is Verdict.INCONCLUSIVE and metric.difference == 0
+
+
+_GATE_ORDER = (GateResult.FAIL, GateResult.WARN, GateResult.PASS)
+_VERDICT_ORDER = (
+    Verdict.INVALID,
+    Verdict.MISSING,
+    Verdict.NOT_COMPARABLE,
+    Verdict.WORSE,
+    Verdict.NO_BASELINE,
+    Verdict.BETTER,
+    Verdict.INCONCLUSIVE,
+    Verdict.NEW,
+    Verdict.SAME,
+)
+
+
+def _urgency(metric: MetricComparison) -> tuple[int, bool, int, float, str]:
+    size = abs(metric.relative or 0.0)
+    return (
+        _GATE_ORDER.index(metric.gate),
+        not metric.track.primary,
+        _VERDICT_ORDER.index(metric.verdict),
+        -size if math.isfinite(size) else 0.0,
+        metric.track.name,
+    )
+
+
+# Experiments
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """The one line a reviewer reads: the verdict's picture and word, and what it rests on (marked text)."""
+
+    mark: str
+    verdict: str
+    because: str
+
+
+def headline(experiment: ExperimentComparison, name_limit: int = 60) -> Headline:
+    """Return the experiment's verdict by the metric that decides, in words."""
+    gate = GATE_WORDS[experiment.gate]
+    failed = [trial for trial in trials(experiment, head=True) if not trial.recorded]
+    gated, changed, rest = tiers(experiment.metrics)
+    deciding = (gated or changed or rest)[:1]
+    if not deciding:
+        if failed:
+            return Headline(
+                mark=MARKS[Verdict.MISSING],
+                verdict="no result",
+                because=f"{failed_text(experiment)}; {gate}",
+            )
+        return Headline(mark=MARKS[Verdict.SAME], verdict="nothing to compare", because=f"no metric is tracked; {gate}")
+    metric = deciding[0]
+    because = metric_sentence(metric, name_limit)
+    others = [m for m in gated[1:] if m.gate is not GateResult.PASS]
+    if others:
+        word = "failed" if others[0].gate is GateResult.FAIL else "warning"
+        because += f"; {count(len(others), 'more metric')} with a {word} gate"
+    if failed:
+        because += f"; {failed_text(experiment)}"
+    if metric.accepted:
+        because += "; accepted"
+    return Headline(mark=MARKS[metric.verdict], verdict=str(metric.verdict), because=f"{because}; {gate}")
+
+
+def metric_sentence(metric: MetricComparison, name_limit: int = 60) -> str:
+    """Return ``accuracy 95.1 % → 93.2 % (−1.9 pp, 90 % interval −2.8 to −1.0, paired t, 3 seeds)``, marked."""
+    numbers = Numbers.of(metric)
+    name = mark(metric.track.name, name_limit)
+    head = numbers.value(metric.head.mean) if metric.head.mean is not None else None
+    if head is None:
+        return f"{name} {_first(metric.reasons) or 'has no value'}"
+    if metric.base.mean is None:
+        return f"{name} {head} ({_mean_of(metric.head.n)}, {_first(metric.reasons) or 'nothing to compare with'})"
+    inside = [numbers.difference(metric.difference)]
+    if metric.interval is not None and metric.confidence is not None:
+        inside.append(f"{100 * metric.confidence:g} % interval {interval(metric, numbers)}")
+    if metric.method and metric.method != "not tested":
+        inside.append(clean(metric.method, 40))
+    inside.append(runs(metric))
+    text = f"{name} {numbers.value(metric.base.mean)} \N{RIGHTWARDS ARROW} {head} ({', '.join(inside)})"
+    if metric.verdict in (Verdict.NOT_COMPARABLE, Verdict.INVALID) and metric.reasons:
+        text += f": {_first(metric.reasons)}"
+    return text
+
+
+def _first(sentences: Sequence[str]) -> str:
+    return clean(sentences[0], 160) if sentences else ""
+
+
+def _mean_of(n: int) -> str:
+    return "1 run" if n == 1 else f"mean of {n} runs"
+
+
+def trials(experiment: ExperimentComparison, *, head: bool) -> list[TrialSummary]:
+    """Return one side's trials over all points, in order."""
+    return [trial for point in experiment.points for trial in (point.head_trials if head else point.base_trials)]
+
+
+def failed_text(experiment: ExperimentComparison) -> str:
+    """Return ``2 of 3 trials failed: exit code 1``."""
+    all_trials = trials(experiment, head=True)
+    lost = [trial for trial in all_trials if not trial.recorded]
+    tried = next((trial.attempt for trial in lost if trial.attempt is not None), None)
+    if tried is None:
+        return f"{len(lost)} of {count(len(all_trials), 'trial')} not run"
+    word = {Outcome.TIMED_OUT: "timed out", Outcome.OVER_BUDGET: "over budget"}.get(tried.outcome, str(tried.outcome))
+    return f"{len(lost)} of {count(len(all_trials), 'trial')} {word}: {clean(tried.reason, 120)}"
+
+
+def summary(comparison: Comparison) -> str:
+    """Return the line above several experiments: the gate, and how many of each verdict."""
+    tally: dict[str, int] = {}
+    for experiment in comparison.experiments:
+        word = headline(experiment).verdict
+        tally[word] = tally.get(word, 0) + 1
+    if not tally:
+        return "nothing to compare: no experiment is affected by this change"
+    parts = ", ".join(f"{n} {word}" for word, n in sorted(tally.items(), key=lambda item: (-item[1], item[0])))
+    return f"{GATE_WORDS[comparison.gate]}: {parts}"
+
+
+def notes(experiment: ExperimentComparison) -> list[str]:
+    """Return the sentences for the top, accepted regressions first (marked)."""
+    accepted = [
+        f"accepted: {mark(metric.track.name)}, {clean(metric.accepted, 300)}"
+        for metric in experiment.metrics
+        if metric.accepted
+    ]
+    renamed = [f"renamed from {mark(experiment.renamed_from)}"] if experiment.renamed_from else []
+    dirty = ["made from uncommitted work"] if experiment.head.dirty else []
+    return [*accepted, *renamed, *dirty, *(clean(note, 300) for note in experiment.notes)]
+
+
+def reasons(experiment: ExperimentComparison) -> list[str]:
+    """Return why metrics are missing, not comparable, below their floor: one marked sentence each."""
+    return [
+        f"{mark(metric.track.name)}: {clean(reason, 300)}" for metric in experiment.metrics for reason in metric.reasons
+    ]
+
+
+def costs(experiment: ExperimentComparison) -> list[tuple[str, str, str, str]]:
+    """Return rows of (what, baseline, this change, difference) for time and money."""
+    head, base = experiment.head_cost, experiment.base_cost
+    rows = [("training time", *_cost_cells(base, head, "duration_s"))]
+    if head.cost_usd or (base and base.cost_usd):
+        rows.append(("cost", *_cost_cells(base, head, "cost_usd")))
+    rows.append(("trials", str(base.trials) if base else NOTHING, str(head.trials), ""))
+    if (head.spent_s, head.spent_usd) != (head.duration_s, head.cost_usd):
+        spent = duration(head.spent_s) + (f", {money(head.spent_usd)}" if head.cost_usd else "")
+        rows.append(("of it spent by this run", NOTHING, spent, ""))
+    machines = [", ".join(machine_names(side)) if side else NOTHING for side in (base, head)]
+    if any(text and text != NOTHING for text in machines):
+        rows.append(("machine", machines[0] or NOTHING, machines[1] or NOTHING, ""))
+    return rows
+
+
+def cost_line(experiment: ExperimentComparison) -> str:
+    """Return time and money of this change with their difference to the baseline."""
+    rows = [row for row in costs(experiment) if row[0] in ("training time", "cost")]
+    return ", ".join(f"{what} {head}" + (f" ({change})" if change else "") for what, _, head, change in rows)
+
+
+def _cost_cells(base: Cost | None, head: Cost, field: str) -> tuple[str, str, str]:
+    show = money if field == "cost_usd" else duration
+    after = getattr(head, field)
+    if base is None:
+        return NOTHING, show(after), ""
+    before = getattr(base, field)
+    # Sides with different numbers of trials are compared per trial: a sweep of 20 is not "20 times slower".
+    if base.trials and head.trials and base.trials != head.trials:
+        ratio = change_of(before / base.trials, after / head.trials)
+        return show(before), show(after), f"{ratio} per trial" if ratio else ""
+    return show(before), show(after), change_of(before, after)
+
+
+def machine_names(cost: Cost) -> list[str]:
+    """Return the classes of machines that a side ran on."""
+    return sorted(
+        {
+            clean(machine.machine, 60)
+            + (f" ({', '.join(clean(gpu, 30) for gpu in machine.gpus)})" if machine.gpus else "")
+            for machine in cost.hardware
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
+    """One trial as a table shows it; ``point`` is foreign."""
+
+    side: str
+    point: str
+    seed: str
+    outcome: str
+    duration: str
+    cost: str
+    key: str
+
+
+def trial_rows(experiment: ExperimentComparison) -> list[TrialRow]:
+    """Return the trials of both sides, this change first."""
+    rows = []
+    for head in (True, False):
+        for trial in trials(experiment, head=head):
+            attempt = trial.attempt
+            outcome = "not run" if attempt is None else str(attempt.outcome).replace("_", " ")
+            if trial.reused and trial.recorded:
+                outcome = "reused"
+            elif not trial.recorded and attempt is not None:
+                code = f" (exit code {attempt.exit_code})" if attempt.exit_code is not None else ""
+                outcome += f"{code}: {clean(attempt.reason, 120)}"
+            rows.append(
+                TrialRow(
+                    side="this change" if head else "baseline",
+                    point=point_text(trial.point),
+                    seed=str(trial.seed) + (f" (repeat {trial.repeat})" if trial.repeat else ""),
+                    outcome=outcome,
+                    duration=duration(attempt.duration_s) if attempt else NOTHING,
+                    cost=money(attempt.cost_usd) if attempt and attempt.cost_usd else NOTHING,
+                    key=trial.key[:12],
+                )
+            )
+    return rows
+
+
+def problems(experiment: ExperimentComparison) -> list[str]:
+    """Return what readers complained about or left out, each once with how many trials had it (marked)."""
+    seen: dict[str, int] = {}
+    for trial in trials(experiment, head=True):
+        for problem in trial.problems:
+            text = f"{mark(problem.file)} {mark(problem.where, 40)}: {clean(problem.message, 200)}"
+            seen[text] = seen.get(text, 0) + 1
+        for ignored in trial.ignored:
+            text = f"ignored: {clean(ignored, 160)}"
+            seen[text] = seen.get(text, 0) + 1
+    total = len(trials(experiment, head=True))
+    return [f"{text} ({n} of {count(total, 'trial')})" if total > 1 else text for text, n in seen.items()]
+
+
+def point_rows(experiment: ExperimentComparison) -> list[tuple[PointComparison, MetricComparison]]:
+    """Return each point of a sweep with its deciding metric; nothing without a sweep."""
+    if len(experiment.points) < 2:
+        return []
+    name = deciding_name(experiment)
+    return [(point, metric) for point in experiment.points for metric in point.metrics if metric.track.name == name]
+
+
+def deciding_name(experiment: ExperimentComparison) -> str | None:
+    """Return the metric by which points are ranked: the primary, else the first with a gate, else the first."""
+    tracks = [metric.track for metric in experiment.metrics]
+    tracks = tracks or [metric.track for point in experiment.points for metric in point.metrics]
+    chosen = sorted(tracks, key=lambda track: (not track.primary, track.gate is Gate.OFF))
+    return chosen[0].name if chosen else None
