@@ -110,3 +110,10 @@ def _number(text: str | None) -> int | None:
 
 def _commit(text: str | None) -> str | None:
     return text if text and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else None
+
+
+def repository_at(url: str) -> tuple[str, str] | None:
+    """Return (host, path) of the repository that a git remote's URL names; None: it is no URL of a forge."""
+    found = re.fullmatch(r"(?:https?|ssh|git)://(?:[^/@]*@)?([^/:@]+)(?::[0-9]+)?/(.+?)(?:\.git)?/?", url)
+    found = found or re.fullmatch(r"(?:[^/@:]+@)?([^/:@]{2,}):(?!/)(.+?)(?:\.git)?/?", url)
+    return (found[1], found[2]) if found else None

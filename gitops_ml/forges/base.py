@@ -62,7 +62,11 @@ class Image:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CommentRef:
-    """The comment as it stands now, and what was done: ``created``, ``updated``, ``unchanged`` or ``outdated``."""
+    """The comment as it stands now, and what was done.
+
+    ``action``: ``created``, ``updated``, ``unchanged``, ``outdated`` (a newer run's text stands) or ``closed`` (the
+    change is closed, nothing was written).
+    """
 
     url: str
     action: str
@@ -74,8 +78,8 @@ class Forge(Protocol):
     max_comment_bytes: int
     """A body over this is refused by the forge."""
 
-    def check(self) -> Iterator[Check]:
-        """Look at token, permissions and settings, for ``doctor``."""
+    def check(self, *, ledger_branch: str = "gitops-ml/reports") -> Iterator[Check]:
+        """Look at token, permissions and settings, for ``doctor``. Changes nothing."""
 
     def change(self, number: int) -> Change:
         """Return one change."""
@@ -89,11 +93,16 @@ class Forge(Protocol):
     def permission(self, user: str) -> Permission:
         """Return what the user may do, by the repository's own answer."""
 
-    def publish_image(self, image: Image) -> str | None:
-        """Put the image where the comment can show it and return its URL; None: not possible here."""
+    def publish_image(self, image: Image, *, how: str = "auto") -> str | None:
+        """Put the image where the comment can show it and return its URL; None: not possible here.
 
-    def upsert_comment(self, number: int, *, marker: str, body: str) -> CommentRef:
+        ``how``: ``commit`` (link to the ledger), ``upload``, or ``auto`` (the best that works).
+        """
+
+    def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:
         """Leave exactly one comment of ours with this marker, holding ``body``.
+
+        ``commit`` is what the body reports on: a text of an older commit or run never replaces a newer one.
 
         Raises:
             CannotPublishError: the forge refuses; nothing was written.
