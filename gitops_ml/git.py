@@ -14,7 +14,6 @@ What the private repository lacks on purpose: hooks, automatic maintenance, remo
 
 import contextlib
 import dataclasses
-import fnmatch
 import functools
 import os
 import re
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Self
 
 from gitops_ml.errors import GitError, ServiceError, UserError
+from gitops_ml.globs import compiled
 from gitops_ml.planning import Tree, TreeFile
 from gitops_ml.records import Version
 
@@ -227,7 +227,7 @@ class Repository:
         untracked = "--untracked-files=all" if selected else "--untracked-files=no"
         options = ["--porcelain=v2", "--branch", "-z", "--no-renames", "--ignore-submodules=dirty", untracked]
         status = _status(self._read_git(["status", *options]).stdout)
-        wanted = [*status.changed, *_matching(status.untracked, selected)]
+        wanted = [*status.changed, *filter(compiled(tuple(selected)), status.untracked)]
         if status.commit and not wanted and not status.staged:
             return None
         tree = self._stage(wanted)
@@ -968,33 +968,6 @@ def _status(out: bytes) -> _Status:
             if fields[0][1] != ".":
                 changed.append(fields[-1])
     return _Status(commit, staged, tuple(changed), tuple(untracked))
-
-
-def _matching(paths: Sequence[str], globs: Sequence[str]) -> list[str]:
-    patterns = [glob_pattern(glob) for glob in globs]
-    return [path for path in paths if any(pattern.fullmatch(path) for pattern in patterns)]
-
-
-@functools.cache
-def glob_pattern(glob: str) -> re.Pattern[str]:
-    """Return a glob as a pattern for whole paths: ``*`` and ``?`` stay within a folder, ``**`` crosses folders."""
-    out = ""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]/]+\])", glob.removeprefix("./"))
-    for part in parts:
-        if part == "**/":
-            out += "(?:[^/]+/)*"
-        elif part == "**":
-            out += ".*"
-        elif part == "*":
-            out += "[^/]*"
-        elif part == "?":
-            out += "[^/]"
-        elif part.startswith("[") and part.endswith("]") and len(part) > 2:
-            out += fnmatch.translate(part).removeprefix("(?s:").removesuffix(r")\Z")
-        else:
-            out += re.escape(part)
-    # A folder stands for all that is below it.
-    return re.compile(f"(?:{out})(?:/.*)?" if not glob.endswith("/") else f"{out}.*", re.DOTALL)
 
 
 def _parse_tree(data: bytes, width: int) -> dict[str, TreeEntry]:

@@ -4,12 +4,27 @@ A record is immutable and lives in users' repositories: ``schemas/record.v1.sche
 ``schemas/attempt.v1.schema.json`` own the names, and each released version stays readable.
 """
 
+import csv
 import dataclasses
 import enum
-from collections.abc import Mapping
-from typing import Any
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
+from gitops_ml.errors import UserError
 from gitops_ml.spec import Value
+
+VERSION = 1
+"""Of the JSON forms. A file with a higher one is read as far as it is understood, and never rewritten."""
+
+FILE_LIMIT_BYTES = 1 << 20
+"""Files over this do not go to git."""
+
+
+class RecordError(UserError):
+    """A file of the ledger is not what its schema says; the text says where."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +87,19 @@ class StoredFile:
     sha256: str
     size_bytes: int
     store: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesRange:
+    """What a record says about a series without its points: NaN counts as a point, never as an extreme."""
+
+    name: str
+    points: int
+    first: float
+    last: float
+    minimum: float
+    """NaN when no value is a number."""
+    maximum: float
 
 
 class Outcome(enum.StrEnum):
@@ -158,6 +186,8 @@ class Record:
     evaluation: str | None = None
     """Digest of the declared evaluation code; None: not declared."""
     derived_from: str | None = None
+    ranges: tuple[SeriesRange, ...] = ()
+    """Of the whole series, kept also where the series themselves were not read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,3 +224,431 @@ class BaselineChoice:
             text += ", its tip"
         text += ")"
         return f"{text}; {self.note}" if self.note else text
+
+
+# JSON forms: stable key order, no bare NaN, every name as the schemas have it
+
+
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    """Return a JSON file: sorted keys, one line per field, ASCII, no NaN tokens."""
+    return (json.dumps(document, sort_keys=True, indent=1, allow_nan=False) + "\n").encode("ascii")
+
+
+def json_document(data: bytes) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        RecordError: it is no JSON object, has a key twice, or a number that JSON does not know.
+    """
+    try:
+        document = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise RecordError("not a JSON object")
+    return document
+
+
+def _no_constant(token: str) -> NoReturn:
+    raise ValueError(f"{token} is no JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return document
+
+
+def record_to_json(record: Record) -> dict[str, Any]:
+    """Return ``record.json``; the series stand beside it, see ``series_to_csv``."""
+    return {
+        "version": VERSION,
+        "key": record.key,
+        "document": record.document,
+        "experiment": record.experiment,
+        "path": record.path,
+        "commit": record.commit,
+        "dirty": record.dirty,
+        "point": _values_json(record.point),
+        "params": _values_json(record.params),
+        "seed": record.seed,
+        "repeat": record.repeat,
+        "attempt": attempt_to_json(record.attempt),
+        "scalars": [_scalar_json(scalar) for scalar in record.scalars],
+        "ranges": [_range_json(one) for one in record.ranges or map(series_range, record.series)],
+        "problems": [{"file": p.file, "where": p.where, "message": p.message} for p in record.problems],
+        "ignored": list(record.ignored),
+        "files": [_file_json(file) for file in record.files],
+        "decimated": record.decimated,
+        "evaluation": record.evaluation,
+        "derived_from": record.derived_from,
+    }
+
+
+def record_from_json(document: Mapping[str, Any], series: Sequence[Series] = ()) -> Record:
+    """Return the record of a ``record.json``, with the series that were read beside it.
+
+    Raises:
+        RecordError: a field is missing or is not what the schema says.
+    """
+    fields = _Fields(document, "")
+    return Record(
+        key=fields.text("key"),
+        document=fields.object("document"),
+        experiment=fields.text("experiment"),
+        path=fields.text("path"),
+        commit=fields.text("commit"),
+        dirty=fields.flag("dirty"),
+        point=fields.values("point"),
+        params=fields.values("params"),
+        seed=fields.whole("seed"),
+        repeat=fields.whole("repeat"),
+        attempt=_attempt(fields.child("attempt")),
+        scalars=tuple(map(_scalar, fields.children("scalars"))),
+        series=tuple(series),
+        problems=tuple(
+            Problem(file=one.text("file"), where=one.text("where"), message=one.text("message"))
+            for one in fields.children("problems")
+        ),
+        ignored=fields.texts("ignored"),
+        files=tuple(map(_file, fields.children("files"))),
+        decimated=fields.flag("decimated"),
+        evaluation=fields.text_or_none("evaluation"),
+        derived_from=fields.text_or_none("derived_from"),
+        ranges=tuple(map(_range, fields.children("ranges"))),
+    )
+
+
+def attempt_to_json(attempt: Attempt) -> dict[str, Any]:
+    """Return the JSON form of an attempt, in a record or in a file of its own."""
+    hardware = attempt.hardware
+    return {
+        "version": VERSION,
+        "key": attempt.key,
+        "number": attempt.number,
+        "experiment": attempt.experiment,
+        "outcome": attempt.outcome.value,
+        "reason": attempt.reason,
+        "exit_code": attempt.exit_code,
+        "backend": attempt.backend,
+        "commit": attempt.commit,
+        "dirty": attempt.dirty,
+        "params": _values_json(attempt.params),
+        "seed": attempt.seed,
+        "started_at": attempt.started_at,
+        "duration_s": attempt.duration_s,
+        "cost_usd": attempt.cost_usd,
+        "hardware": None if hardware is None else _hardware_json(hardware),
+        "origin": {"kind": attempt.origin.kind, "run_url": attempt.origin.run_url, "user": attempt.origin.user},
+        "log_tail": attempt.log_tail,
+    }
+
+
+def attempt_from_json(document: Mapping[str, Any]) -> Attempt:
+    """Return the attempt of its JSON form.
+
+    Raises:
+        RecordError: a field is missing or is not what the schema says.
+    """
+    return _attempt(_Fields(document, ""))
+
+
+def _attempt(fields: "_Fields") -> Attempt:
+    outcome = fields.text("outcome")
+    if outcome not in set(Outcome):
+        raise RecordError(f"{fields.place('outcome')} is {outcome!r}; known are: {', '.join(Outcome)}")
+    hardware = fields.child_or_none("hardware")
+    origin = fields.child("origin")
+    return Attempt(
+        key=fields.text("key"),
+        number=fields.whole("number"),
+        experiment=fields.text("experiment"),
+        outcome=Outcome(outcome),
+        reason=fields.text("reason"),
+        exit_code=fields.whole_or_none("exit_code"),
+        backend=fields.text("backend"),
+        commit=fields.text("commit"),
+        dirty=fields.flag("dirty"),
+        params=fields.values("params"),
+        seed=fields.whole("seed"),
+        started_at=fields.text("started_at"),
+        duration_s=fields.number("duration_s", finite=True),
+        cost_usd=fields.number("cost_usd", finite=True),
+        hardware=None if hardware is None else _hardware(hardware),
+        origin=Origin(
+            kind=origin.text("kind"), run_url=origin.text_or_none("run_url"), user=origin.text_or_none("user")
+        ),
+        log_tail=fields.text("log_tail"),
+    )
+
+
+def _hardware_json(hardware: Hardware) -> dict[str, Any]:
+    return {
+        "machine": hardware.machine,
+        "cpus": hardware.cpus,
+        "memory_bytes": hardware.memory_bytes,
+        "gpus": list(hardware.gpus),
+    }
+
+
+def _hardware(fields: "_Fields") -> Hardware:
+    return Hardware(
+        machine=fields.text("machine"),
+        cpus=fields.whole("cpus"),
+        memory_bytes=fields.whole_or_none("memory_bytes"),
+        gpus=fields.texts("gpus"),
+    )
+
+
+def _scalar_json(scalar: Scalar) -> dict[str, Any]:
+    stderr = None if scalar.stderr is None else number_json(scalar.stderr)
+    return {"name": scalar.name, "value": number_json(scalar.value), "stderr": stderr, "count": scalar.count}
+
+
+def _scalar(fields: "_Fields") -> Scalar:
+    return Scalar(
+        name=fields.text("name"),
+        value=fields.number("value"),
+        stderr=fields.number_or_none("stderr"),
+        count=fields.whole_or_none("count"),
+    )
+
+
+def _range_json(one: SeriesRange) -> dict[str, Any]:
+    numbers = {name: number_json(getattr(one, name)) for name in ("first", "last", "minimum", "maximum")}
+    return {"name": one.name, "points": one.points, **numbers}
+
+
+def _range(fields: "_Fields") -> SeriesRange:
+    return SeriesRange(
+        name=fields.text("name"),
+        points=fields.whole("points"),
+        first=fields.number("first"),
+        last=fields.number("last"),
+        minimum=fields.number("minimum"),
+        maximum=fields.number("maximum"),
+    )
+
+
+def _file_json(file: StoredFile) -> dict[str, Any]:
+    return {"path": file.path, "sha256": file.sha256, "size_bytes": file.size_bytes, "store": file.store}
+
+
+def _file(fields: "_Fields") -> StoredFile:
+    return StoredFile(
+        path=fields.text("path"),
+        sha256=fields.text("sha256"),
+        size_bytes=fields.whole("size_bytes"),
+        store=fields.text("store"),
+    )
+
+
+def number_json(value: float) -> float | str:
+    """Return the number, or ``nan``, ``inf``, ``-inf`` as text: JSON has no such numbers."""
+    return value if math.isfinite(value) else str(float(value))
+
+
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def _values_json(values: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+_T = TypeVar("_T")
+
+
+class _Fields:
+    """An object of a file that somebody may have edited: every field is checked as it is taken."""
+
+    def __init__(self, document: Any, place: str) -> None:
+        if not isinstance(document, Mapping):
+            raise RecordError(f"{place or 'the file'} is no object")
+        self._document = document
+        self._place = place
+
+    def place(self, name: str) -> str:
+        return f"{self._place}.{name}" if self._place else name
+
+    def text(self, name: str) -> str:
+        return self._take(name, str, "a text")
+
+    def text_or_none(self, name: str) -> str | None:
+        return None if self._document.get(name) is None else self.text(name)
+
+    def flag(self, name: str) -> bool:
+        return self._take(name, bool, "true or false")
+
+    def whole(self, name: str) -> int:
+        value = self._take(name, int, "a whole number")
+        if isinstance(value, bool):
+            raise RecordError(f"{self.place(name)} is not a whole number")
+        return value
+
+    def whole_or_none(self, name: str) -> int | None:
+        return None if self._document.get(name) is None else self.whole(name)
+
+    def number(self, name: str, *, finite: bool = False) -> float:
+        value = self._document.get(name)
+        if isinstance(value, str) and value in _NOT_FINITE and not finite:
+            return _NOT_FINITE[value]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+            raise RecordError(f"{self.place(name)} is not a {'finite ' if finite else ''}number")
+        return value
+
+    def number_or_none(self, name: str) -> float | None:
+        return None if self._document.get(name) is None else self.number(name)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        items = self._list(name)
+        if not all(isinstance(item, str) for item in items):
+            raise RecordError(f"{self.place(name)} is not a list of texts")
+        return tuple(items)
+
+    def object(self, name: str) -> Mapping[str, Any]:
+        return self._take(name, dict, "an object")
+
+    def values(self, name: str) -> Mapping[str, Value]:
+        values: dict[str, Value] = {}
+        for key, value in self.object(name).items():
+            for item in value if isinstance(value, list) else [value]:
+                if not isinstance(item, str | int | float):
+                    raise RecordError(f"{self.place(name)}.{key} is neither a scalar nor a list of scalars")
+            values[key] = tuple(value) if isinstance(value, list) else value
+        return values
+
+    def child(self, name: str) -> "_Fields":
+        return _Fields(self._document.get(name), self.place(name))
+
+    def child_or_none(self, name: str) -> "_Fields | None":
+        return None if self._document.get(name) is None else self.child(name)
+
+    def children(self, name: str) -> "Iterable[_Fields]":
+        return [_Fields(item, f"{self.place(name)}[{number}]") for number, item in enumerate(self._list(name))]
+
+    def _list(self, name: str) -> list[Any]:
+        # A list that is not there is empty: lists may be added to the form without a new version.
+        return self._take(name, list, "a list") if name in self._document else []
+
+    def _take(self, name: str, kind: type[_T], words: str) -> _T:
+        if name not in self._document:
+            raise RecordError(f"{self.place(name)} is missing")
+        value = self._document[name]
+        if not isinstance(value, kind):
+            raise RecordError(f"{self.place(name)} is not {words}")
+        return value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+# Series as CSV
+
+_HEADER = "metric,step,time,value"
+
+
+def series_range(series: Series) -> SeriesRange:
+    """Return what a record says about a series without its points."""
+    numbers = [value for value in series.values if not math.isnan(value)]
+    return SeriesRange(
+        name=series.name,
+        points=len(series.values),
+        first=series.values[0],
+        last=series.values[-1],
+        minimum=min(numbers, default=math.nan),
+        maximum=max(numbers, default=math.nan),
+    )
+
+
+def series_to_csv(series: Sequence[Series], limit_bytes: int = FILE_LIMIT_BYTES) -> tuple[bytes, bool]:
+    """Return ``series.csv`` within the limit, and whether points had to be left out for that.
+
+    Points are left out evenly over each series. Its ends, the minimum and maximum of each stretch (so also of the
+    whole) and the first value of each stretch that is not finite stay. With very many metrics those alone may be
+    over the limit; then the file is as small as that allows.
+    """
+    data = _csv(series, None)
+    stretches = max((len(one.values) for one in series), default=0)
+    decimated = False
+    while len(data) > limit_bytes and stretches > 1:
+        # Towards the limit in one or two steps: a stretch leaves about two points.
+        stretches = max(1, min(stretches // 2, int(stretches * limit_bytes / len(data) * 0.9)))
+        data, decimated = _csv(series, stretches), True
+    return data, decimated
+
+
+def _csv(series: Sequence[Series], stretches: int | None) -> bytes:
+    lines = [_HEADER]
+    for one in series:
+        name = _csv_name(one.name)
+        count = len(one.values)
+        kept = range(count) if stretches is None or count <= 2 * stretches + 2 else _kept(one.values, stretches)
+        times = one.times
+        for i in kept:
+            time = _csv_number(times[i]) if times is not None else ""
+            lines.append(f"{name},{_csv_number(one.steps[i])},{time},{_csv_number(one.values[i])}")
+    return ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
+
+
+def _kept(values: Sequence[float], stretches: int) -> list[int]:
+    kept = {0, len(values) - 1}
+    for number in range(stretches):
+        stretch = range(number * len(values) // stretches, (number + 1) * len(values) // stretches)
+        finite = [i for i in stretch if math.isfinite(values[i])]
+        if finite:
+            kept.update((min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)))
+        if len(finite) != len(stretch):
+            kept.add(next(i for i in stretch if not math.isfinite(values[i])))
+    return sorted(kept)
+
+
+def _csv_name(name: str) -> str:
+    if any(c in name for c in ',"\r\n') or name != name.strip():
+        return '"' + name.replace('"', '""') + '"'
+    return name
+
+
+def _csv_number(value: float) -> str:
+    """Return the shortest text that reads back as the same number; whole numbers without a point."""
+    if value == 0 and math.copysign(1, value) < 0:
+        return "-0.0"
+    return str(int(value)) if abs(value) < 1e15 and value == int(value) else repr(float(value))
+
+
+def series_from_csv(data: bytes) -> tuple[Series, ...]:
+    """Return the series of a ``series.csv``.
+
+    Raises:
+        RecordError: it is no such file; the text says which line.
+    """
+    rows_by_name: dict[str, list[list[str]]] = {}
+    try:
+        reader = csv.reader(io.StringIO(data.decode("utf-8", "surrogatepass"), newline=""), strict=True)
+        if ",".join(next(reader, [])) != _HEADER:
+            raise RecordError(f"line 1 of the series is not `{_HEADER}`")
+        for row in reader:
+            if len(row) != 4:
+                raise RecordError(f"line {reader.line_num} of the series has {len(row)} fields, not 4")
+            rows_by_name.setdefault(row[0], []).append(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RecordError(f"the series are no valid CSV: {error}") from error
+    found = []
+    for name, rows in rows_by_name.items():
+        _, steps, times, values = zip(*rows, strict=True)
+        try:
+            found.append(
+                Series(
+                    name=name,
+                    steps=tuple(map(float, steps)),
+                    values=tuple(map(float, values)),
+                    times=tuple(map(float, times)) if any(times) else None,
+                )
+            )
+        except ValueError as error:
+            raise RecordError(f"the series {name!r} has a field that is no number: {error}") from error
+    return tuple(found)
