@@ -246,7 +246,8 @@ def bootstrap_interval(
         from scipy import stats
     except ModuleNotFoundError as error:
         raise UserError(
-            f"per-example intervals need the module `{error.name}`; install it with `pip install 'gitops-ml[statistics]'`"
+            f"per-example intervals need the module `{error.name}`; "
+            "install it with `pip install 'gitops-ml[statistics]'`"
         ) from error
     differences = np.asarray(head, dtype=float) - np.asarray(base, dtype=float)
     if (differences == differences[0]).all():
@@ -291,7 +292,7 @@ def _moments(values: Sequence[float]) -> tuple[float, float]:
 
 def _scaled(*samples: Sequence[float]) -> tuple[int, list[Sequence[float]]]:
     """Return the samples divided by one power of two, which is exact, where squares could over- or underflow."""
-    largest = max(max(max(sample), -min(sample)) for sample in samples)
+    largest = max(max(map(abs, sample)) for sample in samples)
     if 1e-60 < largest < 1e60 or largest == 0:
         return 0, list(samples)
     exponent = math.frexp(largest)[1]

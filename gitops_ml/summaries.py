@@ -1,0 +1,120 @@
+"""A record's series and final values -> the one value per metric that is compared."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from gitops_ml.records import Record, Scalar, Series
+from gitops_ml.spec import Goal, SummaryKind, Track
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unusable:
+    """Why there is no value. ``invalid``: something is there but cannot be trusted (NaN, a torn file)."""
+
+    text: str
+    invalid: bool = False
+
+
+class Metrics:
+    """A record's metrics by name, looked up many times."""
+
+    def __init__(self, record: Record) -> None:
+        self.series: Mapping[str, Series] = {series.name: series for series in record.series}
+        self.scalars: Mapping[str, Scalar] = {scalar.name: scalar for scalar in record.scalars}
+        # A fault that names a metric concerns that one alone; any other (a torn tail, no JSON) may have cost
+        # any metric its last value.
+        self.fault = next(
+            (
+                f"{problem.file}{f' {problem.where}' if problem.where else ''}: {problem.message}"
+                for problem in record.problems
+                if problem.where not in self.series and problem.where not in self.scalars
+            ),
+            None,
+        )
+
+
+def summary_value(track: Track, metrics: Metrics, tracks: Sequence[Track] = ()) -> float | Unusable:
+    """Return the metric's one value as ``track.summary`` asks for it, or why there is none.
+
+    A value that is not finite never counts: for a best, min or max the whole series must be finite, because a
+    training that diverged after its best step did not succeed.
+
+    Args:
+        track: the metric and its rule.
+        metrics: what the trial left.
+        tracks: all tracked metrics; ``{at: best, of: NAME}`` takes its goal from there.
+    """
+    series = metrics.series.get(track.name)
+    if series is None:
+        return _scalar_value(track, metrics)
+    summary, values = track.summary, series.values
+    match summary.kind:
+        case SummaryKind.LAST:
+            return _finite(values[-1], series.steps[-1])
+        case SummaryKind.MEAN_LAST:
+            k = summary.k or 1
+            if len(values) < k:
+                return Unusable(f"has {len(values)} values, `mean_last: {k}` needs {k}")
+            bad = _first_bad(series, len(values) - k)
+            # Divided first: the sum of values near the largest double is infinite.
+            return bad or math.fsum(value / k for value in values[-k:])
+        case SummaryKind.AT:
+            return _value_at(track, series, metrics, tracks)
+        case _:
+            return _first_bad(series) or values[_best(series, summary.kind, track.goal)]
+
+
+def _value_at(track: Track, series: Series, metrics: Metrics, tracks: Sequence[Track]) -> float | Unusable:
+    name = track.summary.of or ""
+    kind = track.summary.at or SummaryKind.BEST
+    other = metrics.series.get(name)
+    if other is None:
+        return Unusable(f"has no value: `{name}`, at whose {kind} it is taken, has no series")
+    goal = next((t.goal for t in tracks if t.name == name), Goal.NONE)
+    if kind is SummaryKind.BEST and goal is Goal.NONE:
+        return Unusable(f"has no value: what is best for `{name}` is not said; track it with a goal")
+    bad = _first_bad(other)
+    if bad is not None:
+        return Unusable(f"cannot be taken at the {kind} of `{name}`, which {bad.text}", invalid=True)
+    step = other.steps[_best(other, kind, goal)]
+    # After a restart a step stands there twice: the last one written counts.
+    for at, value in zip(reversed(series.steps), reversed(series.values), strict=True):
+        if at == step:
+            return _finite(value, step)
+    return Unusable(f"has no value at step {step:g}, where `{name}` is at its {kind}")
+
+
+def _best(series: Series, kind: SummaryKind, goal: Goal) -> int:
+    """Return the index of the first best value."""
+    largest = kind is SummaryKind.MAX or (kind is SummaryKind.BEST and goal is not Goal.MINIMIZE)
+    return series.values.index(max(series.values) if largest else min(series.values))
+
+
+def _scalar_value(track: Track, metrics: Metrics) -> float | Unusable:
+    scalar = metrics.scalars.get(track.name)
+    if scalar is None:
+        files = sorted(n for n in (*metrics.series, *metrics.scalars) if n.endswith(f":{track.name}"))
+        if files:
+            return Unusable(f"stands in several files: write {' or '.join(f'`{name}`' for name in files[:4])}")
+        return Unusable("is not among the metrics that the trial left")
+    if track.summary.kind is SummaryKind.AT or (track.summary.kind is SummaryKind.MEAN_LAST and track.summary.k != 1):
+        return Unusable(f"is one final value; `{track.summary.kind}` needs a series")
+    if not math.isfinite(scalar.value):
+        return Unusable(f"is {_word(scalar.value)}", invalid=True)
+    return scalar.value
+
+
+def _finite(value: float, step: float) -> float | Unusable:
+    return value if math.isfinite(value) else Unusable(f"is {_word(value)} at step {step:g}", invalid=True)
+
+
+def _first_bad(series: Series, start: int = 0) -> Unusable | None:
+    for index in range(start, len(series.values)):
+        if not math.isfinite(series.values[index]):
+            return Unusable(f"is {_word(series.values[index])} at step {series.steps[index]:g}", invalid=True)
+    return None
+
+
+def _word(value: float) -> str:
+    return "NaN" if math.isnan(value) else "infinite"
