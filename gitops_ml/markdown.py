@@ -2,9 +2,9 @@
 
 One renderer, and a ladder of details: under a byte budget it drops, in this order, log tails; trials and problems;
 unchanged metrics; all charts but the first of each experiment; changed metrics beyond 20; all charts; the other changed
-metrics; parameters, costs and notes; gated metrics beyond 10; everything but the verdict lines; verdict lines beyond 50,
-20, 8 and 3. What was dropped is said at the end, with a link to the full report. Nothing is ever cut in the middle, so
-the Markdown is valid at every budget.
+metrics; parameters, costs and notes; gated metrics beyond 10; everything but the verdict lines; verdict lines
+beyond 50, 20, 8 and 3. What was dropped is said at the end, with a link to the full report. Nothing is ever cut in the
+middle, so the Markdown is valid at every budget.
 
 Every foreign name is encoded (``code``, ``prose``): names come from specs, training output and file systems.
 """

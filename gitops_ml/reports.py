@@ -1,1 +1,108 @@
-"""Comparison, records, plots -> the files of a versioned report."""
+"""One experiment's report at one commit: the files that go to the ledger, and where they stand.
+
+Recomputed from the same records a report is the same bytes: it holds no time of its own, and nothing that only says how
+this run went (what was reused, what this run spent, how far main has moved on since).
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gitops_ml import comparison as comparisons
+from gitops_ml import html, markdown, plots
+from gitops_ml.comparison import Comparison, Cost, ExperimentComparison, TrialSummary
+from gitops_ml.errors import UserError
+
+MAX_FILE_BYTES = 2**20
+"""Larger files do not go to the ledger (design: the ledger)."""
+
+
+def plan_digest(experiment: ExperimentComparison) -> str:
+    """Return the digest of what the report is about: keys of both sides, which of them have results, and the rules.
+
+    The commit of the baseline and the attempts belong to it, because the text names them: another baseline commit with
+    the same keys, or one more failed attempt, is another report.
+    """
+
+    def side(trials: Sequence[TrialSummary]) -> list[Any]:
+        return [
+            [t.key, t.recorded, None if t.attempt is None else [t.attempt.number, str(t.attempt.outcome)]]
+            for t in trials
+        ]
+
+    base = experiment.baseline.version
+    document = {
+        "head": [side(point.head_trials) for point in experiment.points],
+        "base": [side(point.base_trials) for point in experiment.points],
+        "base_commit": base.commit if base else None,
+        "tracks": [repr(metric.track) for metric in experiment.metrics],
+        "accepted": [metric.accepted for metric in experiment.metrics],
+        "rule": repr(experiment.rule),
+        "plots": repr(experiment.plots),
+    }
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lasting(experiment: ExperimentComparison) -> ExperimentComparison:
+    """Return the comparison without what only this run knows."""
+
+    def cost(of: Cost) -> Cost:
+        return dataclasses.replace(of, spent_s=of.duration_s, spent_usd=of.cost_usd)
+
+    def trials(of: Sequence[TrialSummary]) -> tuple[TrialSummary, ...]:
+        return tuple(dataclasses.replace(trial, reused=False) for trial in of)
+
+    return dataclasses.replace(
+        experiment,
+        baseline=dataclasses.replace(experiment.baseline, behind=None),
+        head_cost=cost(experiment.head_cost),
+        base_cost=cost(experiment.base_cost) if experiment.base_cost else None,
+        points=tuple(
+            dataclasses.replace(point, head_trials=trials(point.head_trials), base_trials=trials(point.base_trials))
+            for point in experiment.points
+        ),
+    )
+
+
+def build(experiment: ExperimentComparison, matrices: Sequence[plots.Matrix] = ()) -> Mapping[str, bytes]:
+    """Return the report's files by their path in its folder: ``report.json``, ``report.md``, ``plots/*.svg``."""
+    whole = lasting(experiment)
+    pictures = plots.pictures(whole, matrices)
+    files = {f"plots/{picture.name}.svg": picture.svg for picture in pictures}
+    files["report.json"] = comparison_bytes(Comparison(head=whole.head, baseline=whole.baseline, experiments=(whole,)))
+    files["report.md"] = markdown.report(whole, {p.name: f"plots/{p.name}.svg" for p in pictures}).encode()
+    return {name: content for name, content in sorted(files.items()) if _fits(name, content)}
+
+
+def comparison_bytes(comparison: Comparison) -> bytes:
+    """Return the comparison as the JSON that ``schemas/report.v1.schema.json`` describes."""
+    document = comparisons.comparison_to_json(comparison)
+    return json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def comparison_from_bytes(content: bytes, where: str) -> Comparison:
+    """Return the comparison that such JSON holds.
+
+    Raises:
+        UserError: it holds none; ``where`` names the file.
+    """
+    try:
+        return comparisons.comparison_from_json(json.loads(content))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{where} is no report of gitops-ml: {error}; write it again with `gitops-ml report`"
+        ) from error
+
+
+def _fits(name: str, content: bytes) -> bool:
+    # The two texts are the report itself; a plot that is too large is left to the page.
+    return not name.startswith("plots/") or len(content) <= MAX_FILE_BYTES
+
+
+def page(comparison: Comparison, matrices: Mapping[str, Sequence[plots.Matrix]] | None = None) -> str:
+    """Return ``report.html`` for all experiments: an artifact of CI, not part of the ledger."""
+    known = matrices or {}
+    return html.page(comparison, {e.name: plots.pictures(e, known.get(e.name, ())) for e in comparison.experiments})

@@ -135,7 +135,7 @@ def signed(value: float | None, decimals: int) -> str:
 def percent(fraction: float) -> str:
     """Return a relative change with two significant digits, such as ``−2.0 %``."""
     value = 100 * fraction
-    if abs(value) >= 1000:
+    if not abs(value) < 1000:
         return f"{signed(value, 0)} %"
     return f"{signed(value, _decimals(abs(value), 2) if value else 0)} %"
 
@@ -167,7 +167,7 @@ class Numbers:
         largest = max(finite, default=0.0) * factor
         exponent = 0
         if 0 < largest < math.inf and not 1e-4 <= largest < 1e7:
-            exponent = math.floor(math.log10(largest))
+            exponent = max(math.floor(math.log10(largest)), -300)
             factor *= 10.0**-exponent
         return cls(
             factor=factor,

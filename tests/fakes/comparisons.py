@@ -125,7 +125,7 @@ FAILED = {
         Outcome.FAILED,
         reason="the command ended with exit code 1",
         exit_code=1,
-        log_tail="epoch 3\nTraceback (most recent call last):\n  ```\nValueError: \x1b[31mloss\x1b[0m is nan @alice #12",
+        log_tail="epoch 3\nTraceback:\n  ```\nValueError: \x1b[31mloss\x1b[0m is nan @alice #12",
     ),
 }
 
