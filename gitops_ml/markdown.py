@@ -594,7 +594,7 @@ def plan_table(plan: Plan) -> str:
                     side,
                     str(counts[Action.RUN]),
                     str(counts[Action.REUSE]),
-                    str(counts[Action.BLOCKED]) if counts[Action.BLOCKED] else "",
+                    str(counts[Action.SKIP]) if counts[Action.SKIP] else "",
                     wording.money(float(worst)) if worst else wording.NOTHING,
                 ]
             )
@@ -602,8 +602,38 @@ def plan_table(plan: Plan) -> str:
             reasons += [f"- {code(experiment.experiment.name)}, {side}: {prose(reason)}" for reason in seen]
     if not rows:
         return f"Nothing to do: no experiment is affected.\n\n{prose(plan.baseline.sentence())}\n"
-    header = ["experiment", "relation", "side", "to train", "reused", "blocked", "cost at most"]
+    header = ["experiment", "relation", "side", "to train", "reused", "skipped", "cost at most"]
     blocks = [table(header, rows, right=(3, 4, 5, 6)), prose(plan.baseline.sentence())]
     if reasons:
         blocks.append(details("why", "\n".join(reasons[:100])))
     return "\n\n".join(blocks) + "\n"
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan for the terminal: a line per trial with the short key that other commands take."""
+    lines = [f"{plan.head.label} {plan.head.commit[:12]}{' with uncommitted work' if plan.head.dirty else ''}"]
+    for entry in plan.experiments:
+        renamed = f", was {wording.clean(entry.renamed_from)}" if entry.renamed_from else ""
+        lines += [
+            "",
+            f"{wording.clean(entry.experiment.name)} ({entry.relation}{renamed}): {entry.baseline.sentence()}",
+        ]
+        rows = [
+            (
+                planned.trial.key[:12],
+                side,
+                f"seed {planned.trial.seed}" + (f" repeat {planned.trial.repeat}" if planned.trial.repeat else ""),
+                wording.plain(wording.point_text(planned.trial.point)),
+                str(planned.action),
+                planned.reason,
+                wording.money(float(planned.estimate.worst_usd)) if planned.estimate.worst_usd else "",
+            )
+            for side, trials in (("head", entry.head), ("base", entry.base))
+            for planned in trials
+        ]
+        lines += [f"  {line}" for line in columns(rows)] if rows else []
+    to_run = plan.to_run()
+    worst = sum((planned.estimate.worst_usd for planned in to_run), start=Decimal(0))
+    cost = f", at most {wording.money(float(worst))}" if worst else ""
+    total = f"{wording.count(len(to_run), 'trial')} to train{cost}" if to_run else "nothing to do"
+    return "\n".join([*lines, "", total])

@@ -15,7 +15,9 @@ from gitops_ml.tools import Tools
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_plan_arguments(parser)
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
+    parser.add_argument(
+        "--format", choices=("text", "json", "md"), default="text", help="how to print it (default: text)"
+    )
     parser.add_argument(
         "--explain", metavar="KEY", help="say why this trial runs: what differs from the nearest known record"
     )
@@ -74,9 +76,9 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     elif args.format == "json":
         tools.say(json.dumps(planning.plan_to_json(plan), indent=2, ensure_ascii=False))
     else:
-        from gitops_ml.markdown import plan_table
+        from gitops_ml import markdown
 
-        tools.say(plan_table(plan))
+        tools.say((markdown.plan_table if args.format == "md" else markdown.plan_text)(plan).rstrip())
     return ExitCode.OK
 
 
