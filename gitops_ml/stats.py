@@ -133,21 +133,25 @@ def permutation_p(head: Sequence[float], base: Sequence[float]) -> float:
     """Return the exact p that head is below base: the share of all splits with a sum for head at most as large."""
     _, (head, base) = _scaled(head, base)
     everything = [*head, *base]
-    observed, slack = math.fsum(head), 1e-14 * len(everything)
-    sums = [math.fsum(split) for split in itertools.combinations(everything, len(head))]
-    return sum(total <= observed + slack for total in sums) / len(sums)
+    limit = sum(head) + _slack(everything)
+    sums = [sum(split) for split in itertools.combinations(everything, len(head))]
+    return sum([total <= limit for total in sums]) / len(sums)
 
 
 def sign_flip_p(head: Sequence[float], base: Sequence[float]) -> float:
     """Return the exact p that head is below base when each pair could as well have come the other way round."""
     _, (head, base) = _scaled(head, base)
     differences = [h - b for h, b in zip(head, base, strict=True)]
-    observed, slack = math.fsum(differences), 1e-14 * len(differences)
-    sums = [
-        math.fsum(sign * d for sign, d in zip(signs, differences, strict=True))
-        for signs in itertools.product((1, -1), repeat=len(differences))
-    ]
-    return sum(total <= observed + slack for total in sums) / len(sums)
+    limit = sum(differences) + _slack(differences)
+    sums = [0.0]
+    for difference in differences:
+        sums = [total + d for total in sums for d in (difference, -difference)]
+    return sum([total <= limit for total in sums]) / len(sums)
+
+
+def _slack(values: Sequence[float]) -> float:
+    """Return how far two sums of these values may be apart by rounding alone."""
+    return 1e-14 * sum(map(abs, values))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

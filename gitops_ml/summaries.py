@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from gitops_ml.records import Record, Scalar, Series
+from gitops_ml.records import Record, Scalar, Series, SeriesRange
 from gitops_ml.spec import Goal, SummaryKind, Track
 
 
@@ -22,13 +22,16 @@ class Metrics:
     def __init__(self, record: Record) -> None:
         self.series: Mapping[str, Series] = {series.name: series for series in record.series}
         self.scalars: Mapping[str, Scalar] = {scalar.name: scalar for scalar in record.scalars}
+        self.ranges: Mapping[str, SeriesRange] = {one.name: one for one in record.ranges}
+        self.decimated = record.decimated
+        names = self.series.keys() | self.scalars.keys() | self.ranges.keys()
         # A fault that names a metric concerns that one alone; any other (a torn tail, no JSON) may have cost
         # any metric its last value.
         self.fault = next(
             (
                 f"{problem.file}{f' {problem.where}' if problem.where else ''}: {problem.message}"
                 for problem in record.problems
-                if problem.where not in self.series and problem.where not in self.scalars
+                if problem.where not in names
             ),
             None,
         )
@@ -47,12 +50,15 @@ def summary_value(track: Track, metrics: Metrics, tracks: Sequence[Track] = ()) 
     """
     series = metrics.series.get(track.name)
     if series is None:
-        return _scalar_value(track, metrics)
+        known = metrics.ranges.get(track.name)
+        return _range_value(track, known) if known is not None else _scalar_value(track, metrics)
     summary, values = track.summary, series.values
     match summary.kind:
         case SummaryKind.LAST:
             return _finite(values[-1], series.steps[-1])
         case SummaryKind.MEAN_LAST:
+            if metrics.decimated:
+                return Unusable("was too large to be kept whole, so `mean_last` cannot be taken; log less often")
             k = summary.k or 1
             if len(values) < k:
                 return Unusable(f"has {len(values)} values, `mean_last: {k}` needs {k}")
@@ -82,13 +88,27 @@ def _value_at(track: Track, series: Series, metrics: Metrics, tracks: Sequence[T
     for at, value in zip(reversed(series.steps), reversed(series.values), strict=True):
         if at == step:
             return _finite(value, step)
-    return Unusable(f"has no value at step {step:g}, where `{name}` is at its {kind}")
+    why = "; it was too large to be kept whole, log less often" if metrics.decimated else ""
+    return Unusable(f"has no value at step {step:g}, where `{name}` is at its {kind}{why}")
 
 
 def _best(series: Series, kind: SummaryKind, goal: Goal) -> int:
     """Return the index of the first best value."""
     largest = kind is SummaryKind.MAX or (kind is SummaryKind.BEST and goal is not Goal.MINIMIZE)
     return series.values.index(max(series.values) if largest else min(series.values))
+
+
+def _range_value(track: Track, known: SeriesRange) -> float | Unusable:
+    """Return the value as far as a series' ends and extremes tell it, where its points were not read."""
+    largest = track.summary.kind is SummaryKind.MAX or track.goal is not Goal.MINIMIZE
+    match track.summary.kind:
+        case SummaryKind.LAST:
+            value = known.last
+        case SummaryKind.MIN | SummaryKind.MAX | SummaryKind.BEST:
+            value = known.maximum if largest and track.summary.kind is not SummaryKind.MIN else known.minimum
+        case _:
+            return Unusable(f"has no points here, and `{track.summary.kind}` needs them")
+    return value if math.isfinite(value) else Unusable(f"is {_word(value)}", invalid=True)
 
 
 def _scalar_value(track: Track, metrics: Metrics) -> float | Unusable:

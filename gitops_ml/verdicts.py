@@ -69,7 +69,9 @@ class Side:
     def of(cls, samples: Sequence[Sample]) -> "Side":
         """Return the side that these samples make."""
         found = stats.moments([sample.value for sample in samples if sample.value is not None])
-        return cls(samples=tuple(samples), n=found.n, mean=found.mean, sd=found.sd)
+        # The spread of values near the largest double may be beyond it.
+        sd = found.sd if found.sd is not None and math.isfinite(found.sd) else None
+        return cls(samples=tuple(samples), n=found.n, mean=found.mean, sd=sd)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +211,8 @@ class _Finding:
     interval: tuple[float, float] | None = None
     p_below: float | None = None
     p_above: float | None = None
-    permutation: tuple[float, float] | None = None
-    """Exact p below and above."""
+    permutation: float | None = None
+    """Exact p in the direction of the improvement."""
     noise_sd: float | None = None
     reasons: tuple[str, ...] = ()
 
@@ -255,7 +257,7 @@ def _tested(plain: MetricComparison, setting: Setting) -> MetricComparison:
         method=found.method,
         noise_sd=found.noise_sd,
         p_value=found.p_below if downward else found.p_above,
-        p_permutation=found.permutation[0 if downward else 1] if found.permutation else None,
+        p_permutation=found.permutation,
         reasons=reasons,
     )
 
@@ -286,10 +288,10 @@ def _finding(
         reason = f"noise pooled with earlier runs ({noise.df} degrees of freedom)"
         return _from_test(found, None, (reason,))
     if few >= 2:
-        permutation = None
-        if many <= PERMUTATION_MAX:
-            permutation = stats.permutation_p(h, b), stats.permutation_p(b, h)
-        return _from_test(stats.welch_t(h, b, confidence), permutation)
+        found = stats.welch_t(h, b, confidence)
+        if many > PERMUTATION_MAX:
+            return _from_test(found)
+        return _from_test(found, stats.permutation_p(*((h, b) if found.difference < 0 else (b, h))))
     if many >= 3:
         return _from_test(stats.prediction_t(h, b, confidence))
     text = "1 run per side" if many == 1 else "2 runs against 1"
@@ -307,10 +309,10 @@ def _paired(head: Sequence[float], base: Sequence[float], confidence: float) -> 
     # Equal up to rounding. With a coarse metric (7 of 1000 wrong) that happens by chance.
     if not spread > 1e-12 * largest:
         return None
-    permutation = None
-    if len(head) <= 2 * PERMUTATION_MAX:
-        permutation = stats.sign_flip_p(head, base), stats.sign_flip_p(base, head)
-    return _from_test(stats.paired_t(head, base, confidence), permutation)
+    found = stats.paired_t(head, base, confidence)
+    if len(head) > 2 * PERMUTATION_MAX:
+        return _from_test(found)
+    return _from_test(found, stats.sign_flip_p(*((head, base) if found.difference < 0 else (base, head))))
 
 
 def _exact(improvement: float, reason: str = "") -> _Finding:
@@ -322,9 +324,7 @@ def _exact(improvement: float, reason: str = "") -> _Finding:
     )
 
 
-def _from_test(
-    found: stats.Test, permutation: tuple[float, float] | None = None, reasons: tuple[str, ...] = ()
-) -> _Finding:
+def _from_test(found: stats.Test, permutation: float | None = None, reasons: tuple[str, ...] = ()) -> _Finding:
     return _Finding(
         method=found.method,
         improvement=found.difference,
