@@ -16,8 +16,9 @@ from typing import Any, NoReturn, TypeVar
 from gitops_ml.errors import UserError
 from gitops_ml.spec import Value
 
-VERSION = 1
-"""Of the JSON forms. A file with a higher one is read as far as it is understood, and never rewritten."""
+RECORD_SCHEMA = "gitops-ml/record/v1"
+ATTEMPT_SCHEMA = "gitops-ml/attempt/v1"
+"""Names of the JSON forms. A file with a higher version is read as far as it is understood, and never rewritten."""
 
 FILE_LIMIT_BYTES = 1 << 20
 """Files over this do not go to git."""
@@ -263,7 +264,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def record_to_json(record: Record) -> dict[str, Any]:
     """Return ``record.json``; the series stand beside it, see ``series_to_csv``."""
     return {
-        "version": VERSION,
+        "schema": RECORD_SCHEMA,
         "key": record.key,
         "document": record.document,
         "experiment": record.experiment,
@@ -293,6 +294,7 @@ def record_from_json(document: Mapping[str, Any], series: Sequence[Series] = ())
         RecordError: a field is missing or is not what the schema says.
     """
     fields = _Fields(document, "")
+    fields.form(RECORD_SCHEMA)
     return Record(
         key=fields.text("key"),
         document=fields.object("document"),
@@ -324,7 +326,7 @@ def attempt_to_json(attempt: Attempt) -> dict[str, Any]:
     """Return the JSON form of an attempt, in a record or in a file of its own."""
     hardware = attempt.hardware
     return {
-        "version": VERSION,
+        "schema": ATTEMPT_SCHEMA,
         "key": attempt.key,
         "number": attempt.number,
         "experiment": attempt.experiment,
@@ -355,6 +357,7 @@ def attempt_from_json(document: Mapping[str, Any]) -> Attempt:
 
 
 def _attempt(fields: "_Fields") -> Attempt:
+    fields.form(ATTEMPT_SCHEMA)
     outcome = fields.text("outcome")
     if outcome not in set(Outcome):
         raise RecordError(f"{fields.place('outcome')} is {outcome!r}; known are: {', '.join(Outcome)}")
@@ -470,6 +473,11 @@ class _Fields:
 
     def place(self, name: str) -> str:
         return f"{self._place}.{name}" if self._place else name
+
+    def form(self, schema: str) -> None:
+        found, ours = self.text("schema"), schema.rpartition("v")[0]
+        if not (found.startswith(ours) and found.removeprefix(ours).isdecimal()):
+            raise RecordError(f"{self.place('schema')} is {found!r}, not {schema!r} or a newer one")
 
     def text(self, name: str) -> str:
         return self._take(name, str, "a text")
