@@ -1,7 +1,7 @@
-"""A comparison of one experiment as JSON and back: what ``report.json`` holds.
+"""A comparison as JSON and back: what ``report.json`` holds, of one experiment or of all.
 
 ``schemas/report.v1.schema.json`` owns the names; they are those of the values in ``comparison``, so fields are
-walked, not listed a second time. Curves stay out: the records hold every point.
+walked, not listed a second time. Everything read is checked: reports come back from artifacts.
 """
 
 import dataclasses
@@ -13,8 +13,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from gitops_ml.comparison import ExperimentComparison
+from gitops_ml.comparison import Comparison, Curves
 from gitops_ml.errors import UserError
+from gitops_ml.records import number_json
 
 SCHEMA = "gitops-ml/report/v1"
 
@@ -25,27 +26,54 @@ class ReportError(UserError):
     """A report is not what the schema says."""
 
 
-def comparison_to_json(experiment: ExperimentComparison) -> dict[str, Any]:
-    """Return the comparison in stable order; equal comparisons give equal documents, without NaN."""
-    document: dict[str, Any] = {"schema": SCHEMA, **_plain(experiment)}
-    for point in document["points"]:
-        del point["curves"]
-    return document
+def comparison_to_json(comparison: Comparison, *, curves: bool = False) -> dict[str, Any]:
+    """Return the comparison in stable order; equal comparisons give equal documents, without NaN.
+
+    Args:
+        comparison: of one or several experiments.
+        curves: with every point of every curve. A report on the ledger has none, the records hold them; what is
+            handed to another process for drawing needs them.
+    """
+    document = _plain(comparison)
+    for experiment, its_json in zip(comparison.experiments, document["experiments"], strict=True):
+        for point, point_json in zip(experiment.points, its_json["points"], strict=True):
+            point_json["curves"] = [_curves_json(one) for one in point.curves] if curves else []
+    return {"schema": SCHEMA, **document}
 
 
-def comparison_from_json(document: Mapping[str, Any]) -> ExperimentComparison:
-    """Return the comparison that a ``report.json`` holds, without curves. Fields of later versions are left alone.
+def comparison_from_json(document: Mapping[str, Any]) -> Comparison:
+    """Return the comparison that a ``report.json`` holds. Fields of later versions are left alone.
 
     Raises:
         ReportError: a field is missing or is not what the schema says.
     """
     if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
         raise ReportError(f"this is no report: its `schema` is not `{SCHEMA}`")
-    return _dataclass(ExperimentComparison, document, "")
+    try:
+        return _dataclass(Comparison, document, "")
+    except RecursionError as error:
+        raise ReportError("this is no report: it is nested too deeply") from error
+
+
+def _curves_json(curves: Curves) -> dict[str, Any]:
+    """Return one metric's curves; values that are not finite are texts."""
+    sides = {
+        side: {
+            str(seed): {
+                "name": one.name,
+                "steps": list(map(number_json, one.steps)),
+                "values": list(map(number_json, one.values)),
+                "times": None if one.times is None else list(map(number_json, one.times)),
+            }
+            for seed, one in series.items()
+        }
+        for side, series in (("base", curves.base), ("head", curves.head))
+    }
+    return {"name": curves.name, **sides}
 
 
 def _plain(value: Any) -> Any:
-    kind = type(value)
+    kind: Any = type(value)
     if kind in (str, int, bool, types.NoneType):
         return value
     if kind is float:
@@ -62,23 +90,21 @@ def _plain(value: Any) -> Any:
 
 
 @functools.cache
-def _names(kind: Any) -> tuple[str, ...]:
+def _names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: type[Any]) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
 def _dataclass(kind: type[_T], data: Any, place: str) -> _T:
     if not isinstance(data, Mapping):
         raise ReportError(f"{place or 'the report'} is no object")
-    fields, hints = {}, _hints(typing.cast("type[Any]", kind))
+    fields, hints = {}, _hints(typing.cast("Any", kind))
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if field.name == "curves":
-            fields[field.name] = ()
-        elif field.name in data:
+        if field.name in data:
             fields[field.name] = _value(hints[field.name], data[field.name], _at(place, field.name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ReportError(f"{_at(place, field.name)} is missing")
@@ -100,7 +126,9 @@ def _value(hint: Any, data: Any, place: str) -> Any:
     if origin is not None:
         if not isinstance(data, Mapping):
             raise ReportError(f"{place} is no object")
-        return {name: _value(arguments[1], item, _at(place, name)) for name, item in data.items()}
+        return {
+            _key(arguments[0], name, place): _value(arguments[1], item, _at(place, name)) for name, item in data.items()
+        }
     if dataclasses.is_dataclass(hint):
         return _dataclass(typing.cast("type[Any]", hint), data, place)
     if issubclass(hint, enum.Enum):
@@ -108,6 +136,8 @@ def _value(hint: Any, data: Any, place: str) -> Any:
         if data not in known:
             raise ReportError(f"{place} is {str(data)[:40]!r}; known are: {', '.join(known)}")
         return hint(data)
+    if hint is float and data in ("nan", "inf", "-inf") and place.rpartition(".")[2].startswith(("values[", "steps[")):
+        return float(data)
     if hint is float and isinstance(data, int) and not isinstance(data, bool) and data.bit_length() < 1000:
         return float(data)
     if type(data) is not hint or (hint is float and not math.isfinite(data)):
@@ -116,6 +146,15 @@ def _value(hint: Any, data: Any, place: str) -> Any:
 
 
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+
+def _key(kind: type, name: str, place: str) -> Any:
+    """Return a mapping's key; of curves it is the seed."""
+    if kind is not int:
+        return name
+    if not name.lstrip("-").isascii() or not name.lstrip("-").isdigit() or len(name) > 20:
+        raise ReportError(f"{_at(place, name)[:200]} is not named by a seed")
+    return int(name)
 
 
 def _one_of(kinds: tuple[Any, ...], data: Any, place: str) -> Any:
