@@ -112,6 +112,9 @@ _SAFE = frozenset(" ,()%+=;/'\"")
 # What a forge turns into a link to a user, issue, change, snippet, label, milestone or alert when a word follows.
 _REFERENCE = re.compile(r"""([@#!$&%~^])(?=[\w"'])|\b(GH-)(?=\d)""", re.IGNORECASE)
 
+_BLOCK_START = re.compile(r"\s*(?:\d+[.)]|[+=])(?=\s|=|$)")
+"""What begins a list or underlines a heading, at the start of a line."""
+
 
 def prose(marked: str) -> str:
     """Return a sentence that may hold foreign text: names between backticks become code, all else is inert."""
@@ -122,13 +125,15 @@ def _inert(text: str) -> str:
     shown = []
     text = wording.clean(f"[{text}]", 2000)[1:-1]  # in brackets, so that spaces at the ends stay
     text = _REFERENCE.sub(lambda match: match[0] + "\N{ZERO WIDTH SPACE}", text)
+    start = _BLOCK_START.match(text)
     for index, character in enumerate(text):
         following = text[index + 1 : index + 2]
         plain = character.isalnum() or character in _SAFE or character in "\N{MINUS SIGN}±→↑↓–…∞×"
         inside_number = character == "." and text[index - 1].isdigit() and following.isdigit()
         ends_word = character in ".:" and following in ("", " ")
         inside_word = character == "-" and index > 0 and text[index - 1].isalnum() and following.isalnum()
-        shown.append(character if plain or inside_number or ends_word or inside_word else _entity(character))
+        safe = plain or inside_number or ends_word or inside_word
+        shown.append(character if safe and not (start and index == start.end() - 1) else _entity(character))
     return "".join(shown)
 
 

@@ -298,10 +298,10 @@ def _scale(axes: "Axes", values: "Array") -> None:
     import numpy as np
 
     positive = values[values > 0]
-    if len(values) and len(positive) == len(values) and positive.max() / positive.min() > 1e3:
+    if len(values) and len(positive) == len(values) and positive.max() > 1e3 * positive.min():
         # A single spike does not make a scale: the middle half of the values must span it too.
         quarter, half = np.quantile(positive, (0.25, 0.5))
-        if positive.max() / half > 50 or half / quarter > 10:
+        if positive.max() > 50 * half or half > 10 * quarter:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_formatter(lambda _value, _: "")

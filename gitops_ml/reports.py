@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gitops_ml import comparison as comparisons
 from gitops_ml import html, markdown, plots
 from gitops_ml.comparison import Comparison, Cost, ExperimentComparison, TrialSummary
 from gitops_ml.errors import UserError
@@ -79,7 +78,9 @@ def build(experiment: ExperimentComparison, matrices: Sequence[plots.Matrix] = (
 
 def comparison_bytes(comparison: Comparison) -> bytes:
     """Return the comparison as the JSON that ``schemas/report.v1.schema.json`` describes."""
-    document = comparisons.comparison_to_json(comparison)
+    from gitops_ml.comparison_json import comparison_to_json
+
+    document = comparison_to_json(comparison)
     return json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
@@ -89,8 +90,10 @@ def comparison_from_bytes(content: bytes, where: str) -> Comparison:
     Raises:
         UserError: it holds none; ``where`` names the file.
     """
+    from gitops_ml.comparison_json import comparison_from_json
+
     try:
-        return comparisons.comparison_from_json(json.loads(content))
+        return comparison_from_json(json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{where} is no report of gitops-ml: {error}; write it again with `gitops-ml report`"

@@ -8,8 +8,9 @@ from gitops_ml import markdown, plots, reports, wording
 from gitops_ml.commands.compare import add_compare_arguments, comparison_for
 from gitops_ml.commands.report import folder_for, matrices_of
 from gitops_ml.comparison import Comparison, GateResult
-from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.errors import ExitCode, ServiceError, UserError
 from gitops_ml.forges.base import CannotPublishError, Forge, Image, State
+from gitops_ml.planning import Tree
 from gitops_ml.tools import Tools
 
 MAX_COMPARISON_BYTES = 256 * 2**20
@@ -46,7 +47,13 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
             return ExitCode.OK
         number = change.number
     matrices = {} if args.source else {e.name: matrices_of(e, tools) for e in comparison.experiments}
-    images = publish_images(comparison, forge, matrices, with_png=args.forge != "local")
+    images = publish_images(
+        comparison,
+        forge,
+        matrices,
+        how=tools.project.images,
+        ledger=None if args.forge == "local" else ledger_tree(tools),
+    )
     body = markdown.comment(
         comparison,
         identity=args.identity,
@@ -55,7 +62,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         budget_bytes=min(markdown.COMMENT_BYTES, forge.max_comment_bytes),
     )
     try:
-        reference = forge.upsert_comment(number, marker=marker, body=body)
+        reference = forge.upsert_comment(number, marker=marker, body=body, commit=comparison.head.commit)
         tools.say(f"comment {reference.action}: {reference.url}")
     except CannotPublishError as error:
         tools.note(f"the comment could not be posted: {error}")
@@ -76,25 +83,46 @@ def load(folder: Path) -> Comparison:
 
 
 def publish_images(
-    comparison: Comparison, forge: Forge, matrices: Mapping[str, Sequence[plots.Matrix]], *, with_png: bool
+    comparison: Comparison,
+    forge: Forge,
+    matrices: Mapping[str, Sequence[plots.Matrix]],
+    *,
+    how: str,
+    ledger: Tree | None,
 ) -> dict[str, dict[str, str | None]] | None:
     """Return the addresses of the pictures by experiment; None: the forge shows none, so charts are drawn instead."""
+    if how in ("mermaid", "none"):
+        return None if how == "mermaid" else {experiment.name: {} for experiment in comparison.experiments}
     images: dict[str, dict[str, str | None]] = {}
     for experiment in comparison.experiments:
         folder = folder_for(experiment)
         urls: dict[str, str | None] = {}
         for picture in plots.pictures(experiment, matrices.get(experiment.name, ())):
+            path = f"{folder}/plots/{picture.name}.svg"
+            there = ledger is not None and path in ledger.files
             image = Image(
                 name=f"{experiment.name}-{picture.name}",
                 alt=picture.alt,
                 svg=picture.svg,
-                png=picture.png() if with_png else None,
-                ledger_path=f"{folder}/plots/{picture.name}.svg",
+                png=picture.png() if how != "commit" and not there and ledger is not None else None,
+                ledger_path=path if there else None,
+                ledger_commit=ledger.version.commit if ledger and there else None,
             )
-            urls[picture.name] = forge.publish_image(image)
+            urls[picture.name] = forge.publish_image(image, how=how)
         images[experiment.name] = urls
     shown = any(url for urls in images.values() for url in urls.values())
     return images if shown else None
+
+
+def ledger_tree(tools: Tools) -> Tree | None:
+    """Return the ledger's newest tree, for links to pictures by commit; None: there is none to be reached."""
+    settings = tools.project.ledger
+    try:
+        tip = tools.repository.fetch(settings.remote, f"refs/heads/{settings.branch}")
+    except ServiceError as error:
+        tools.note(f"the ledger could not be read, pictures are not linked: {error}")
+        return None
+    return tools.repository.tree(tip, settings.branch) if tip else None
 
 
 def set_statuses(comparison: Comparison, forge: Forge, url: str | None) -> None:

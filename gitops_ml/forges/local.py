@@ -35,7 +35,7 @@ class LocalForge:
         self._user = environ.get("USER", "you")
         self._folder = Path(repository.state)
 
-    def check(self) -> Iterator[Check]:
+    def check(self, *, ledger_branch: str = "gitops-ml/reports") -> Iterator[Check]:  # noqa: ARG002 of the contract
         """Look whether the folder can be written."""
         writable = os.access(self._folder if self._folder.exists() else self._folder.parent, os.W_OK)
         fix = "" if writable else f"make {self._folder} writable for you"
@@ -71,7 +71,7 @@ class LocalForge:
         """Say that whoever sits at the machine may do everything, and nobody else anything."""
         return Permission.ADMIN if user == self._user else Permission.NONE
 
-    def publish_image(self, image: Image) -> str | None:
+    def publish_image(self, image: Image, *, how: str = "auto") -> str | None:  # noqa: ARG002 there is one way
         """Put the picture beside the comment and return its relative address."""
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", image.name)[:80] or "plot"
         # Two experiments may have a plot of one name.
@@ -79,7 +79,7 @@ class LocalForge:
         self._write(self._folder / "comment" / name, image.svg)
         return f"comment/{name}"
 
-    def upsert_comment(self, number: int, *, marker: str, body: str) -> CommentRef:
+    def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:  # noqa: ARG002
         """Write the comment and its preview; another marker's comment is a file of its own."""
         self.change(number)
         if not body.startswith(marker):

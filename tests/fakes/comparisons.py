@@ -131,7 +131,7 @@ FAILED = {
 
 
 def series(name: str, seed: int, level: float, n: int = 40, noise: float = 0.01) -> Series:
-    rng = random.Random(f"{name}/{seed}/{level}")
+    rng = random.Random(f"{name!a}/{seed}/{level}")
     values = tuple(level * (1 - math.exp(-4 * (i + 1) / n)) + rng.gauss(0, noise) for i in range(n))
     return Series(
         name=name,

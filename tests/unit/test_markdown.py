@@ -1,0 +1,297 @@
+"""The Markdown of a comparison: valid at every budget, inert whatever names it is given."""
+
+import dataclasses
+import math
+import re
+from html.parser import HTMLParser
+
+import cmarkgfm
+import pytest
+from cmarkgfm.cmark import Options
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gitops_ml import markdown, wording
+from gitops_ml.comparison import Comparison, GateResult, Verdict
+from gitops_ml.spec import Gate
+from tests.fakes import comparisons as fakes
+
+OURS = {
+    "p",
+    "strong",
+    "code",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "details",
+    "summary",
+    "ul",
+    "li",
+    "h1",
+    "h3",
+}
+OURS |= {"pre", "blockquote", "br", "img", "a"}
+
+
+class Page(HTMLParser):
+    """Collects the tags and cells of a rendered document."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.links: list[str] = []
+        self.rows: list[int] = []
+        self.tables: list[list[int]] = []
+        self.stack: list[str] = []
+        self.unbalanced = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.opened.append(tag)
+        if tag in ("a", "img"):
+            self.links.append(str(dict(attrs).get("href") or dict(attrs).get("src")))
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append(0)
+        if tag in ("td", "th"):
+            self.tables[-1][-1] += 1
+        if tag not in ("br", "img"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("br", "img") and (not self.stack or self.stack.pop() != tag):
+            self.unbalanced = True
+
+
+def rendered(text: str) -> Page:
+    return Page(cmarkgfm.github_flavored_markdown_to_html(text, options=Options.CMARK_OPT_UNSAFE))
+
+
+def assert_valid(text: str, links: frozenset[str] = frozenset()) -> None:
+    page = rendered(text)
+    assert not page.unbalanced
+    assert page.stack == []
+    assert set(page.opened) <= OURS
+    assert set(page.links) <= links
+    assert all(len(set(rows)) == 1 for rows in page.tables)
+    assert page.opened.count("details") == text.count("<details>")
+
+
+def hostile(name: str) -> Comparison:
+    metric = dataclasses.replace(
+        fakes.metric(
+            name, (0.9, 0.91, 0.92), (0.8, 0.81, 0.82), Verdict.WORSE, half_width=0.01, unit=name, rule=Gate.FAIL
+        ),
+        reasons=(f"the floor of {name} is missed", f"`{name}` and more"),
+        accepted=name,
+        method=name,
+    )
+    experiment = fakes.experiment(name, (metric,), GateResult.FAIL, notes=(name,), description=name)
+    return fakes.comparison(experiment, fakes.failed_experiment(), unchanged=(name,))
+
+
+NASTY = [
+    "a|b",
+    "`|`",
+    "</code></td><script>alert(1)</script>",
+    "<!-- x",
+    "-->",
+    "@alice",
+    "#12 GH-3 !4 a@b.co",
+    "https://evil.example www.evil.example",
+    "![x](https://evil.example/p.png)",
+    "</details>",
+    "```",
+    "\\|",
+    "a\nb\r\nc",
+    "\u202eabc\u2066",
+    "\x1b[31mred",
+    "",
+    " ",
+    "&lt;b&gt;",
+    "1. one",
+    "- item",
+    "+ item",
+    "2) item",
+    "===",
+    "| --- |",
+    "Z" + "\u0301" * 500,
+    "\U000e0041\u200b",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_comment__hostile_name__is_inert(name):
+    text = markdown.comment(hostile(name), identity="x")
+
+    assert_valid(text)
+    assert text.startswith("<!-- gitops-ml comment=x -->\n")
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=40, deadline=None)
+def test_comment__any_name__is_inert(name):
+    assert_valid(markdown.comment(hostile(name), identity="x"))
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_code_and_prose__any_text_in_a_cell__keep_the_row(name):
+    text = markdown.table(["a", "b"], [[markdown.code(name), markdown.prose(name)], ["x", "y"]])
+
+    page = rendered(text)
+
+    assert page.tables == [[2, 2, 2]]
+    assert set(page.opened) <= {"table", "thead", "tbody", "tr", "th", "td", "code"}
+
+
+def test_prose__mention_outside_code__is_split_from_its_name():
+    assert markdown.prose("by @alice, see #12 and `x|y`") == (
+        "by &#64;<!-- -->&#8203;alice, see &#35;&#8203;12 and <code>x&#124;y</code>"
+    )
+
+
+@given(st.integers(1500, 40_000))
+@settings(max_examples=12, deadline=None)
+def test_comment__any_budget__fits_and_is_valid(budget):
+    url = "https://forge.example/report"
+
+    text = markdown.comment(fakes.comparison(), identity="x", report_url=url, budget_bytes=budget)
+
+    assert len(text.encode()) <= budget
+    assert_valid(text, frozenset({url}))
+    assert url in text
+
+
+def test_comment__many_experiments_with_hostile_names__fit_the_least_budget():
+    many = [fakes.experiment("\U0001f600" * 60, (fakes.metric("\U0001f600" * 80, (1.0,), (2.0,)),)) for _ in range(80)]
+
+    text = markdown.comment(fakes.comparison(*many), identity="x" * 64, budget_bytes=1500)
+
+    assert len(text.encode()) <= 1500
+    assert "tables" in text
+    assert_valid(text)
+
+
+def test_comment__smaller_budget__drops_in_the_stated_order():
+    whole = markdown.comment(fakes.comparison(), identity="x", budget_bytes=10**6)
+    sizes = [len(markdown.comment(fakes.comparison(), identity="x", budget_bytes=b)) for b in range(1500, 30_000, 500)]
+
+    assert "Left out" not in whole
+    assert sizes == sorted(sizes)
+    smaller = markdown.comment(fakes.comparison(), identity="x", budget_bytes=len(whole.encode()) - 1)
+    assert "Left out to fit here: log tails; the report has it all." in smaller
+
+
+def test_comment__verdict_comes_first():
+    lines = markdown.comment(fakes.comparison(fakes.experiment()), identity="x").splitlines()
+
+    assert lines[1] == (
+        "❌ **digits-mlp: worse** — <code>accuracy</code> 95.10 % → 93.17 % (−1.93 pp, 90 % interval −2.02 to −1.84, "
+        "paired t, 3 seeds); 1 more metric with a warning gate; gate failed"
+    )
+
+
+def test_comment__failed_trial__shows_reason_exit_code_and_log():
+    text = markdown.comment(fakes.comparison(fakes.failed_experiment()), identity="x")
+
+    assert "failed (exit code 1): the command ended with exit code 1" in text
+    assert "````text\nepoch 3\nTraceback:\n  ```\nValueError: loss is nan @alice #12\n````" in text
+
+
+def test_comment__accepted_regression__is_shown_before_the_table():
+    metric = dataclasses.replace(fakes.ACCURACY, accepted="by ann until 2027-01-01: cheaper model")
+    text = markdown.comment(fakes.comparison(fakes.experiment(metrics=(metric,))), identity="x")
+
+    assert text.index("accepted: <code>accuracy</code>, by ann until 2027-01-01: cheaper model") < text.index(
+        "| metric |"
+    )
+
+
+def test_comment__images__link_only_what_was_published():
+    images = {"digits-mlp": {"curves-accuracy": "comment/a.svg", "cost": None}}
+
+    text = markdown.comment(fakes.comparison(fakes.experiment()), identity="x", images=images)
+
+    assert "![curves accuracy](comment/a.svg)" in text
+    assert "mermaid" not in text
+    assert "cost](" not in text
+
+
+@pytest.mark.parametrize("identity", ["", "a b", "x -->", "a--b", "ü", "x" * 65])
+def test_marker__identity_that_could_end_it__is_refused(identity):
+    with pytest.raises(ValueError, match="comment id"):
+        markdown.marker(identity)
+
+
+def test_mermaid__wild_values__hold_plain_decimals_under_the_limit():
+    curves = fakes.curves('lo"ss```$\n', 1e-9, 1e-9, n=5000)
+
+    text = markdown.mermaid(curves)
+
+    assert text is not None
+    assert len(text) < 2000
+    assert text.count("```") == 2
+    for line in text.splitlines():
+        if line.strip().startswith("line"):
+            assert re.fullmatch(r"  line \[-?\d+(\.\d+)?(, -?\d+(\.\d+)?)*\]", line)
+
+
+def test_terminal__several_experiments__columns_stand_under_each_other():
+    text = markdown.terminal(fakes.comparison())
+    lines = [line for line in text.splitlines() if "±" in line][:2]
+
+    assert [line.index("±") > 0 for line in lines] == [True, True]
+    assert "gate failed: 1 better, 1 inconclusive, 1 missing, 1 worse" in text
+    assert "\x1b" not in text
+
+
+@given(st.floats(), st.integers(0, 12))
+@settings(max_examples=300, deadline=None)
+def test_number__any_value_but_zero__never_reads_as_zero(value, decimals):
+    text = wording.number(value, decimals)
+
+    if value and not math.isnan(value):
+        assert re.search("[1-9∞]", text)
+    assert "-" not in text
+
+
+@given(st.floats(allow_nan=True), st.floats(allow_nan=True), st.floats(min_value=0, allow_nan=False))
+@settings(max_examples=200, deadline=None)
+def test_row__any_numbers__are_written(base, head, half_width):
+    metric = dataclasses.replace(
+        fakes.metric("m", (1.0,), (2.0,)),
+        base=dataclasses.replace(fakes.side((1.0,)), mean=base),
+        head=dataclasses.replace(fakes.side((1.0,)), mean=head),
+        difference=head - base,
+        relative=head,
+        interval=(-half_width, half_width),
+    )
+
+    assert wording.row(metric).difference
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (0.000001, 2, "0.000001"),
+        (1e-9, 2, "1e−9"),
+        (-0.0, 1, "0.0"),
+        (1234567890.0, 0, "1.23457e9"),
+        (None, 1, "–"),
+    ],
+)
+def test_number__small_and_large(value, decimals, text):
+    assert wording.number(value, decimals) == text
+
+
+def test_report__is_valid_and_links_its_own_plots():
+    text = markdown.report(fakes.sweep_experiment(), {"sweep": "plots/sweep.svg"})
+
+    assert_valid(text, frozenset({"plots/sweep.svg"}))
+    assert "(best)" in text
