@@ -137,7 +137,7 @@ def _verdict_line(experiment: ExperimentComparison) -> str:
     head = wording.headline(experiment)
     name = _text(wording.clean(experiment.name))
     verdict = f"<strong>{name}: {_text(head.verdict)}</strong>"
-    return f"<span aria-hidden=true>{head.mark}</span> {verdict} — {_marked(head.because)}"
+    return f"<span aria-hidden=true>{wording.SIGNS[head.kind]}</span> {verdict} — {_marked(head.because)}"
 
 
 def _baseline(sentence: str) -> str:
@@ -174,7 +174,7 @@ def _metric_table(caption: str, metrics: Sequence[MetricComparison]) -> str:
                 _text(row.head),
                 _text(row.difference),
                 _text(row.interval),
-                f'<span class="{kind}">{_text(row.verdict)}</span>',
+                f'<span class="{kind}">{wording.SIGNS[metric.verdict]} {_text(row.verdict)}</span>',
                 f'<span class="{row.gate if row.gate == "fail" else "quiet"}">{_text(row.gate)}</span>',
                 _text(row.test),
             ]
@@ -332,8 +332,8 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.5rem .7rem;background:var(--soft)}
 th,td{padding:.35rem .7rem;border-top:1px solid var(--line);text-align:left;vertical-align:top}
 thead th{white-space:nowrap;color:var(--quiet);font-weight:600}
-tbody th{font-weight:400;min-width:9rem}td.n,th.n{text-align:right;white-space:nowrap}
-td:last-child{min-width:8rem}
+tbody th{font-weight:400;min-width:12rem}td.n,th.n{text-align:right}td.n,td:not(:last-child){white-space:nowrap}
+td:last-child{min-width:12rem}td.n:last-child{min-width:0}
 th button{all:unset;cursor:pointer;font:inherit}
 th button:focus-visible{outline:2px solid var(--link);outline-offset:2px}
 th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending] button::after{content:" \\25BC"}

@@ -234,7 +234,7 @@ def _verdict_line(experiment: ExperimentComparison, name_limit: int) -> str:
     head = wording.headline(experiment, name_limit)
     # A spec's name is plain by its schema, but a report from elsewhere may hold anything.
     name = prose(wording.clean(experiment.name, max(name_limit, 24)).replace("`", "'"))
-    return f"{head.mark} **{name}: {head.verdict}** — {prose(head.because)}"
+    return f"{wording.MARKS[head.kind]} **{name}: {head.verdict}** — {prose(head.because)}"
 
 
 def _others(comparison: Comparison) -> Iterator[str]:
@@ -317,7 +317,7 @@ def _metric_cells(metrics: Sequence[MetricComparison]) -> tuple[list[str], list[
             prose(row.head),
             prose(row.difference),
             prose(row.interval),
-            row.verdict,
+            f"{wording.MARKS[row.metric.verdict]} {row.verdict}",
             f"**{row.gate}**" if row.gate == "fail" else row.gate,
             prose(row.test),
         ]
@@ -372,7 +372,7 @@ def _points(experiment: ExperimentComparison, detail: Detail) -> Iterator[str]:
                 prose(row.base),
                 prose(row.head),
                 prose(row.difference),
-                row.verdict,
+                f"{wording.MARKS[row.metric.verdict]} {row.verdict}",
             ]
             for point, row in ((point, wording.row(metric)) for point, metric in rows[:200])
         ),

@@ -39,6 +39,18 @@ MARKS: Mapping[Verdict, str] = {
     Verdict.NOT_COMPARABLE: "\N{NO ENTRY SIGN}",
 }
 """A picture beside each verdict's word, for the eye alone: the word always stands there too."""
+SIGNS: Mapping[Verdict, str] = {
+    Verdict.BETTER: "\N{BLACK UP-POINTING TRIANGLE}",
+    Verdict.WORSE: "\N{BLACK DOWN-POINTING TRIANGLE}",
+    Verdict.SAME: "\N{ALMOST EQUAL TO}",
+    Verdict.INCONCLUSIVE: "?",
+    Verdict.NEW: "+",
+    Verdict.NO_BASELINE: "\N{WHITE CIRCLE}",
+    Verdict.MISSING: "!",
+    Verdict.INVALID: "!",
+    Verdict.NOT_COMPARABLE: "\N{NOT EQUAL TO}",
+}
+"""The same for a page: signs that every system font has."""
 
 GATE_WORDS: Mapping[GateResult, str] = {
     GateResult.PASS: "gate passed",
@@ -292,7 +304,7 @@ def row(metric: MetricComparison) -> Row:
         head=_side(metric.head, numbers),
         difference=difference,
         interval=interval(metric, numbers),
-        verdict=f"{MARKS[metric.verdict]} {metric.verdict}" + (" (accepted)" if metric.accepted else ""),
+        verdict=str(metric.verdict) + (" (accepted)" if metric.accepted else ""),
         gate=_gate(metric),
         test=test(metric),
         reasons=metric.reasons,
@@ -400,9 +412,9 @@ def _urgency(metric: MetricComparison) -> tuple[int, bool, int, float, str]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """The one line a reviewer reads: the verdict's picture and word, and what it rests on (marked text)."""
+    """The one line a reviewer reads: the verdict and what it rests on (marked text)."""
 
-    mark: str
+    kind: Verdict
     verdict: str
     because: str
 
@@ -416,11 +428,11 @@ def headline(experiment: ExperimentComparison, name_limit: int = 60) -> Headline
     if not deciding:
         if failed:
             return Headline(
-                mark=MARKS[Verdict.MISSING],
+                kind=Verdict.MISSING,
                 verdict="no result",
                 because=f"{failed_text(experiment)}; {gate}",
             )
-        return Headline(mark=MARKS[Verdict.SAME], verdict="nothing to compare", because=f"no metric is tracked; {gate}")
+        return Headline(kind=Verdict.SAME, verdict="nothing to compare", because=f"no metric is tracked; {gate}")
     metric = deciding[0]
     because = metric_sentence(metric, name_limit)
     others = [m for m in gated[1:] if m.gate is not GateResult.PASS]
@@ -431,7 +443,7 @@ def headline(experiment: ExperimentComparison, name_limit: int = 60) -> Headline
         because += f"; {failed_text(experiment)}"
     if metric.accepted:
         because += "; accepted"
-    return Headline(mark=MARKS[metric.verdict], verdict=str(metric.verdict), because=f"{because}; {gate}")
+    return Headline(kind=metric.verdict, verdict=str(metric.verdict), because=f"{because}; {gate}")
 
 
 def metric_sentence(metric: MetricComparison, name_limit: int = 60) -> str:
