@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gitops_ml import html, markdown, plots
-from gitops_ml.comparison import Comparison, Cost, ExperimentComparison, TrialSummary
+from gitops_ml.comparison import Comparison, Cost, Curves, ExperimentComparison, TrialSummary
+from gitops_ml.comparison_json import comparison_from_json, comparison_to_json
 from gitops_ml.errors import UserError
+from gitops_ml.records import Record, Series, json_bytes
 
 MAX_FILE_BYTES = 2**20
 """Larger files do not go to the ledger (design: the ledger)."""
@@ -71,33 +73,52 @@ def build(experiment: ExperimentComparison, matrices: Sequence[plots.Matrix] = (
     whole = lasting(experiment)
     pictures = plots.pictures(whole, matrices)
     files = {f"plots/{picture.name}.svg": picture.svg for picture in pictures}
-    files["report.json"] = comparison_bytes(Comparison(head=whole.head, baseline=whole.baseline, experiments=(whole,)))
+    files["report.json"] = report_bytes(whole)
     files["report.md"] = markdown.report(whole, {p.name: f"plots/{p.name}.svg" for p in pictures}).encode()
     return {name: content for name, content in sorted(files.items()) if _fits(name, content)}
 
 
-def comparison_bytes(comparison: Comparison) -> bytes:
-    """Return the comparison as the JSON that ``schemas/report.v1.schema.json`` describes."""
-    from gitops_ml.comparison_json import comparison_to_json
-
-    document = comparison_to_json(comparison)
-    return json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+def report_bytes(experiment: ExperimentComparison) -> bytes:
+    """Return ``report.json``, as ``schemas/report.v1.schema.json`` describes it."""
+    return json_bytes(comparison_to_json(experiment))
 
 
-def comparison_from_bytes(content: bytes, where: str) -> Comparison:
-    """Return the comparison that such JSON holds.
+def experiment_from(document: Any, where: str) -> ExperimentComparison:
+    """Return the comparison that the JSON of a report holds, without curves.
 
     Raises:
         UserError: it holds none; ``where`` names the file.
     """
-    from gitops_ml.comparison_json import comparison_from_json
-
     try:
-        return comparison_from_json(json.loads(content))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{where} is no report of gitops-ml: {error}; write it again with `gitops-ml report`"
-        ) from error
+        return comparison_from_json(document)
+    except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{where}: {error}; `gitops-ml report` writes it anew") from error
+
+
+def with_curves(experiment: ExperimentComparison, records: Mapping[str, Record]) -> ExperimentComparison:
+    """Return a comparison that was read from a report with its curves, from the records that are known."""
+    wanted = [metric.track.name for metric in experiment.metrics]
+    wanted += [name for plot in experiment.plots for name in (*plot.y, plot.x)]
+
+    def side(trials: Sequence[TrialSummary], name: str) -> dict[int, Series]:
+        known = [(trial.seed, records[trial.key]) for trial in trials if trial.key in records]
+        return {seed: series for seed, record in known for series in record.series if series.name == name}
+
+    points = []
+    for point in experiment.points:
+        curves = [
+            Curves(name=name, base=side(point.base_trials, name), head=side(point.head_trials, name))
+            for name in dict.fromkeys(wanted)
+        ]
+        points.append(dataclasses.replace(point, curves=tuple(c for c in curves if c.base or c.head)))
+    return dataclasses.replace(experiment, points=tuple(points))
+
+
+def all_keys(experiments: Sequence[ExperimentComparison]) -> list[str]:
+    """Return the keys of all finished trials of both sides, each once."""
+    points = [point for experiment in experiments for point in experiment.points]
+    trials = [trial for point in points for trial in (*point.head_trials, *point.base_trials) if trial.recorded]
+    return list(dict.fromkeys(trial.key for trial in trials))
 
 
 def _fits(name: str, content: bytes) -> bool:

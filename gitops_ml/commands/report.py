@@ -8,8 +8,10 @@ from pathlib import Path
 from gitops_ml import plots, reports
 from gitops_ml.commands.compare import add_compare_arguments, comparison_for
 from gitops_ml.comparison import Comparison, ExperimentComparison
+from gitops_ml.comparison_json import comparison_to_json
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.ledger import folder_of_state, report_path
+from gitops_ml.records import json_bytes
 from gitops_ml.tools import Tools
 
 MAX_MATRIX_BYTES = 2**18
@@ -37,7 +39,9 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         if args.out:
             write_all(tools.cwd / args.out / folder, files)
     if args.out:
-        write_all(tools.cwd / args.out, {"comparison.json": reports.comparison_bytes(comparison)})
+        found = [comparison_to_json(experiment) for experiment in comparison.experiments]
+        whole = {"experiments": found, "unchanged": list(comparison.unchanged), "removed": list(comparison.removed)}
+        write_all(tools.cwd / args.out, {"comparison.json": json_bytes(whole)})
         tools.say(f"everything for `comment --from`: {args.out}")
     if args.html:
         file = tools.cwd / args.html

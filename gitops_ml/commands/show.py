@@ -10,7 +10,7 @@ from gitops_ml import html, markdown, reports, wording
 from gitops_ml.commands.report import write_all
 from gitops_ml.comparison import Comparison, ExperimentComparison
 from gitops_ml.errors import ExitCode, UserError
-from gitops_ml.records import Record
+from gitops_ml.records import Record, json_document, record_to_json
 from gitops_ml.tools import Tools
 
 
@@ -49,7 +49,16 @@ def reports_named(name: str, tools: Tools) -> Iterator[ExperimentComparison]:
     for folder in folders:
         content = (tools.results.report_files(folder) or {}).get("report.json")
         if content is not None:
-            yield from reports.comparison_from_bytes(content, f"{folder}/report.json").experiments
+            yield _report(content, f"{folder}/report.json", tools)
+
+
+def _report(content: bytes, where: str, tools: Tools) -> ExperimentComparison:
+    try:
+        document = json_document(content)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; `gitops-ml report` writes it anew") from error
+    experiment = reports.experiment_from(document, where)
+    return reports.with_curves(experiment, tools.results.records(reports.all_keys([experiment])))
 
 
 def record_named(name: str, tools: Tools) -> Record:
@@ -75,7 +84,8 @@ def _show_reports(comparison: Comparison, args: argparse.Namespace, tools: Tools
     if args.html:
         _write(tools.cwd / args.html, reports.page(comparison), tools)
     elif args.format == "json":
-        tools.say(reports.comparison_bytes(comparison).decode().rstrip("\n"))
+        for experiment in comparison.experiments:
+            tools.say(reports.report_bytes(experiment).decode().rstrip("\n"))
     elif args.format == "md":
         tools.say("\n".join(markdown.report(experiment, {}) for experiment in comparison.experiments).rstrip("\n"))
     else:
@@ -88,8 +98,6 @@ def _show_record(record: Record, args: argparse.Namespace, tools: Tools) -> int:
         _write(tools.cwd / args.html, html.record_page(record), tools)
         return ExitCode.OK
     if args.format == "json":
-        from gitops_ml.records import record_to_json
-
         tools.say(json.dumps(record_to_json(record), indent=1, sort_keys=True, allow_nan=False))
         return ExitCode.OK
     rows = [(name, value) for name, value in record_facts(record)]

@@ -121,8 +121,10 @@ def test_pictures__unequal_steps__share_one_band():
         {"matrix": [[float("nan")]]},
         {"matrix": [[-1]]},
         {"matrix": [[True]]},
-    ]
-    + [{"labels": ["a"], "matrix": [[1, 2], [3, 4]]}, {"matrix": [[1] * 101] * 101}, {"labels": 3, "matrix": [[1]]}],
+        {"labels": ["a"], "matrix": [[1, 2], [3, 4]]},
+        {"matrix": [[1] * 101] * 101},
+        {"labels": 3, "matrix": [[1]]},
+    ],
 )
 def test_matrix__not_one__is_none(data):
     assert plots.Matrix.from_json("m", data) is None
