@@ -1,10 +1,10 @@
 """A comparison as Markdown: the comment, ``report.md`` and the job summary; and as text for the terminal.
 
 One renderer, and a ladder of details: under a byte budget it drops, in this order, log tails; trials and problems;
-unchanged metrics; all charts but the first of each experiment; changed metrics beyond 20; all charts; the other changed
-metrics; parameters, costs and notes; gated metrics beyond 10; everything but the verdict lines; verdict lines
-beyond 50, 20, 8 and 3. What was dropped is said at the end, with a link to the full report. Nothing is ever cut in the
-middle, so the Markdown is valid at every budget.
+unchanged metrics; changed metrics beyond 200 and 100; all charts but the first of each experiment; changed metrics
+beyond 20; all charts; the other changed metrics; parameters, costs and notes; gated metrics beyond 10; everything but
+the verdict lines; verdict lines beyond 50, 20, 8 and 3. What was dropped is said at the end, with a link to the full
+report. Nothing is ever cut in the middle, so the Markdown is valid at every budget.
 
 Every foreign name is encoded (``code``, ``prose``): names come from specs, training output and file systems.
 """
@@ -134,7 +134,11 @@ def _inert(text: str) -> str:
         inside_word = character == "-" and index > 0 and text[index - 1].isalnum() and following.isalnum()
         safe = plain or inside_number or ends_word or inside_word
         shown.append(character if safe and not (start and index == start.end() - 1) else _entity(character))
-    return "".join(shown)
+    # GFM links every `www.`, also one that ends a word.
+    return _WWW.sub("&#119;ww", "".join(shown))
+
+
+_WWW = re.compile("www", re.IGNORECASE)
 
 
 def _cell(text: str) -> str:
@@ -185,6 +189,8 @@ def _ladder() -> Iterator[Detail]:
         {"log_tails": False},
         {"trials": False},
         {"rest": False},
+        {"changed": 200},
+        {"changed": 100},
         {"charts": 1},
         {"changed": 20},
         {"charts": 0},

@@ -11,7 +11,7 @@ from gitops_ml.comparison import Comparison, GateResult
 from gitops_ml.errors import ExitCode, ServiceError, UserError
 from gitops_ml.forges.base import CannotPublishError, Forge, Image, State
 from gitops_ml.planning import Tree
-from gitops_ml.records import json_document
+from gitops_ml.records import RecordError, json_document
 from gitops_ml.tools import Tools
 
 MAX_COMPARISON_BYTES = 256 * 2**20
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     """Render, publish, set statuses. A comment that cannot be posted is said and changes no verdict."""
     try:
         marker = markdown.marker(args.identity)
-    except ValueError as error:
+    except RecordError as error:
         raise UserError(str(error)) from error
     comparison = load(tools.cwd / args.source, tools) if args.source else comparison_for(args, tools)
     if comparison is None:
@@ -84,7 +84,7 @@ def load(folder: Path, tools: Tools) -> Comparison | None:
         document = json_document(file.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; write it with `report --out {folder}`") from error
-    except ValueError as error:
+    except RecordError as error:
         raise UserError(f"{file}: {error}; write it with `report --out {folder}`") from error
     parts = [document.get(name, []) for name in ("experiments", "unchanged", "removed")]
     if not all(isinstance(part, list) for part in parts):

@@ -10,7 +10,7 @@ from gitops_ml import html, markdown, reports, wording
 from gitops_ml.commands.report import write_all
 from gitops_ml.comparison import Comparison, ExperimentComparison
 from gitops_ml.errors import ExitCode, UserError
-from gitops_ml.records import Record, json_document, record_to_json
+from gitops_ml.records import Record, RecordError, json_document, record_to_json
 from gitops_ml.tools import Tools
 
 
@@ -55,7 +55,7 @@ def reports_named(name: str, tools: Tools) -> Iterator[ExperimentComparison]:
 def _report(content: bytes, where: str, tools: Tools) -> ExperimentComparison:
     try:
         document = json_document(content)
-    except ValueError as error:
+    except RecordError as error:
         raise UserError(f"{where}: {error}; `gitops-ml report` writes it anew") from error
     experiment = reports.experiment_from(document, where)
     return reports.with_curves(experiment, tools.results.records(reports.all_keys([experiment])))
