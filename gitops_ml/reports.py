@@ -14,7 +14,7 @@ from gitops_ml import html, markdown, plots
 from gitops_ml.comparison import Comparison, Cost, Curves, ExperimentComparison, TrialSummary
 from gitops_ml.comparison_json import comparison_from_json, comparison_to_json
 from gitops_ml.errors import UserError
-from gitops_ml.records import Record, Series, json_bytes
+from gitops_ml.records import Record, Series, json_bytes, json_document
 
 MAX_FILE_BYTES = 2**20
 """Larger files do not go to the ledger (design: the ledger)."""
@@ -80,18 +80,19 @@ def build(experiment: ExperimentComparison, matrices: Sequence[plots.Matrix] = (
 
 def report_bytes(experiment: ExperimentComparison) -> bytes:
     """Return ``report.json``, as ``schemas/report.v1.schema.json`` describes it."""
-    return json_bytes(comparison_to_json(experiment))
+    whole = Comparison(head=experiment.head, baseline=experiment.baseline, experiments=(experiment,))
+    return json_bytes(comparison_to_json(whole))
 
 
-def experiment_from(document: Any, where: str) -> ExperimentComparison:
-    """Return the comparison that the JSON of a report holds, without curves.
+def comparison_from(content: bytes, where: str) -> Comparison:
+    """Return the comparison that a report's JSON holds, with curves only if it was written with them.
 
     Raises:
         UserError: it holds none; ``where`` names the file.
     """
     try:
-        return comparison_from_json(document)
-    except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return comparison_from_json(json_document(content))
+    except UserError as error:
         raise UserError(f"{where}: {error}; `gitops-ml report` writes it anew") from error
 
 

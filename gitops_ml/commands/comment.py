@@ -11,7 +11,6 @@ from gitops_ml.comparison import Comparison, GateResult
 from gitops_ml.errors import ExitCode, ServiceError, UserError
 from gitops_ml.forges.base import CannotPublishError, Forge, Image, State
 from gitops_ml.planning import Tree
-from gitops_ml.records import RecordError, json_document
 from gitops_ml.tools import Tools
 
 MAX_COMPARISON_BYTES = 256 * 2**20
@@ -33,12 +32,9 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     """Render, publish, set statuses. A comment that cannot be posted is said and changes no verdict."""
     try:
         marker = markdown.marker(args.identity)
-    except RecordError as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
-    comparison = load(tools.cwd / args.source, tools) if args.source else comparison_for(args, tools)
-    if comparison is None:
-        tools.say("nothing to comment: no experiment is affected by this change")
-        return ExitCode.OK
+    comparison = load(tools.cwd / args.source) if args.source else comparison_for(args, tools)
     if args.dry_run:
         tools.say(markdown.comment(comparison, identity=args.identity, report_url=args.report_url).rstrip("\n"))
         return ExitCode.OK
@@ -75,31 +71,16 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     return ExitCode.OK
 
 
-def load(folder: Path, tools: Tools) -> Comparison | None:
-    """Return the comparison that ``report --out`` left, its curves from the records; None: it holds no experiment."""
+def load(folder: Path) -> Comparison:
+    """Return the comparison that ``report --out`` left; it is data from outside and read as such."""
     file = folder / "comparison.json"
     try:
         if file.stat().st_size > MAX_COMPARISON_BYTES:
-            raise UserError(f"{file}: larger than {MAX_COMPARISON_BYTES} bytes")
-        document = json_document(file.read_bytes())
+            raise UserError(f"{file} is larger than {MAX_COMPARISON_BYTES} bytes; nothing that we write is")
+        content = file.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; write it with `report --out {folder}`") from error
-    except RecordError as error:
-        raise UserError(f"{file}: {error}; write it with `report --out {folder}`") from error
-    parts = [document.get(name, []) for name in ("experiments", "unchanged", "removed")]
-    if not all(isinstance(part, list) for part in parts):
-        raise UserError(f"{file} is not what `report --out` writes")
-    found = [reports.experiment_from(part, str(file)) for part in parts[0]]
-    if not found:
-        return None
-    records = tools.results.records(reports.all_keys(found))
-    return Comparison(
-        head=found[0].head,
-        baseline=found[0].baseline,
-        experiments=tuple(reports.with_curves(experiment, records) for experiment in found),
-        unchanged=tuple(str(name) for name in parts[1]),
-        removed=tuple(str(name) for name in parts[2]),
-    )
+    return reports.comparison_from(content, str(file))
 
 
 def publish_images(

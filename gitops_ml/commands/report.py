@@ -39,9 +39,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         if args.out:
             write_all(tools.cwd / args.out / folder, files)
     if args.out:
-        found = [comparison_to_json(experiment) for experiment in comparison.experiments]
-        whole = {"experiments": found, "unchanged": list(comparison.unchanged), "removed": list(comparison.removed)}
-        write_all(tools.cwd / args.out, {"comparison.json": json_bytes(whole)})
+        whole = json_bytes(comparison_to_json(comparison, curves=True))
+        write_all(tools.cwd / args.out, {"comparison.json": whole})
         tools.say(f"everything for `comment --from`: {args.out}")
     if args.html:
         file = tools.cwd / args.html

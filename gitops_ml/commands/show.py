@@ -10,7 +10,7 @@ from gitops_ml import html, markdown, reports, wording
 from gitops_ml.commands.report import write_all
 from gitops_ml.comparison import Comparison, ExperimentComparison
 from gitops_ml.errors import ExitCode, UserError
-from gitops_ml.records import Record, RecordError, json_document, record_to_json
+from gitops_ml.records import Record, record_to_json
 from gitops_ml.tools import Tools
 
 
@@ -49,16 +49,12 @@ def reports_named(name: str, tools: Tools) -> Iterator[ExperimentComparison]:
     for folder in folders:
         content = (tools.results.report_files(folder) or {}).get("report.json")
         if content is not None:
-            yield _report(content, f"{folder}/report.json", tools)
+            yield from _reports(content, f"{folder}/report.json", tools)
 
 
-def _report(content: bytes, where: str, tools: Tools) -> ExperimentComparison:
-    try:
-        document = json_document(content)
-    except RecordError as error:
-        raise UserError(f"{where}: {error}; `gitops-ml report` writes it anew") from error
-    experiment = reports.experiment_from(document, where)
-    return reports.with_curves(experiment, tools.results.records(reports.all_keys([experiment])))
+def _reports(content: bytes, where: str, tools: Tools) -> Iterator[ExperimentComparison]:
+    for experiment in reports.comparison_from(content, where).experiments:
+        yield reports.with_curves(experiment, tools.results.records(reports.all_keys([experiment])))
 
 
 def record_named(name: str, tools: Tools) -> Record:

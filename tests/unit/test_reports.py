@@ -32,7 +32,7 @@ def test_build__holds_json_text_and_plots():
     assert len(files) == 6
     text = files["report.md"].decode()
     assert all(f"]({name})" in text for name in files if name.startswith("plots/"))
-    assert reports.experiment_from(json.loads(files["report.json"]), "x").name == "digits-mlp"
+    assert [e.name for e in reports.comparison_from(files["report.json"], "x").experiments] == ["digits-mlp"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_plan_digest__other_content__is_another(changed):
 @pytest.mark.parametrize("document", [None, [], {}, {"schema": "gitops-ml/report/v1"}, {"schema": 3}])
 def test_experiment_from__no_report__says_where(document):
     with pytest.raises(UserError, match=r"^report.json: .*`gitops-ml report` writes it anew$"):
-        reports.experiment_from(document, "report.json")
+        reports.comparison_from(json.dumps(document).encode(), "report.json")
 
 
 def test_build__large_report__stays_in_its_limits():
