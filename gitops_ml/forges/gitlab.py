@@ -1,0 +1,308 @@
+"""GitLab, also self-managed: notes on merge requests, commit statuses, images.
+
+Needs ``pip install 'gitops-ml[gitlab]'`` and a project access token (role Developer, scope ``api``) in
+``GITLAB_TOKEN``: the pipeline's own job token may only read. In a pipeline::
+
+    comment:
+      rules: [{if: $CI_PIPELINE_SOURCE == "merge_request_event"}]
+      script: gitops-ml comment
+
+Project and servers come from the pipeline's variables, elsewhere from the remote ``origin``.
+
+Images are uploaded to the project. Anyone who knows the address of an upload can read it unless the project says
+otherwise (Settings > General > Visibility > "Require authentication to view media files"); ``doctor`` looks at that.
+"""
+
+import functools
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from gitops_ml import ci
+from gitops_ml.diagnostics import Check
+from gitops_ml.errors import ServiceError, UserError
+from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State
+from gitops_ml.forges.calls import Patience, field
+from gitops_ml.forges.comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
+from gitops_ml.forges.gitlab_api import GitlabApi
+from gitops_ml.forges.gitlab_checks import GitlabChecks
+
+if TYPE_CHECKING:
+    from gitops_ml.git import Repository
+
+# GitLab takes notes of a million characters, and renders none over its limit for Markdown of 1 MiB.
+MAX_COMMENT_BYTES = 1_000_000 - HEADER_BYTES
+MAX_STATUS_CHARACTERS = 255
+
+_STATES = {
+    State.PENDING: "running",
+    State.SUCCESS: "success",
+    State.FAILURE: "failed",
+    State.ERROR: "failed",
+}
+# https://docs.gitlab.com/api/members/#roles
+_ROLES = ((50, Permission.ADMIN), (40, Permission.MAINTAIN), (30, Permission.WRITE), (5, Permission.READ))
+_UPLOAD = re.compile(r"/uploads/[0-9a-f]{32}/([A-Za-z0-9._-]{1,255})")
+
+
+class GitlabForge:
+    """One project on GitLab."""
+
+    max_comment_bytes = MAX_COMMENT_BYTES
+
+    def __init__(
+        self,
+        repository: "Repository",
+        environ: Mapping[str, str],
+        *,
+        patience: Patience | None = None,
+        now: Callable[[], float] = time.time,
+        timeout_s: float = 15,
+    ) -> None:
+        """Nothing is sent before the first question.
+
+        Args:
+            repository: asked for ``origin`` where the CI does not name the project.
+            environ: the variables of the pipeline, and the token.
+            patience: what failing calls may cost; by default 60 s in all.
+            now: seconds since 1970, as rate limits name their end.
+            timeout_s: for one connection, and for one answer.
+        """
+        self._context = _gitlab_context(environ)
+        self._server_url, api_url, self.name = _place(self._context, repository)
+        variable = ci.token_variable("gitlab", environ)
+        self._patience = patience or Patience()
+        self._api = GitlabApi(
+            api_url=api_url,
+            project=self.name,
+            token=environ.get(variable, "") if variable else "",
+            token_variable=variable or "GITLAB_TOKEN",
+            now=now,
+            timeout_s=timeout_s,
+        )
+        self._has_token = variable is not None
+
+    def __repr__(self) -> str:
+        return f"GitlabForge({self._server_url}/{self.name})"
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._api.close()
+
+    # Questions
+
+    def check(self, *, ledger_branch: str = "gitops-ml/reports") -> Iterator[Check]:
+        """Look at token, permissions and settings, for ``doctor``. Changes nothing."""
+        yield from GitlabChecks(self._api, self._patience, has_token=self._has_token).checks(ledger_branch)
+
+    def change(self, number: int) -> Change:
+        """Return one merge request."""
+        doing = f"read merge request {number}"
+        return self._patience.keep_trying(lambda: _change(self._api.get(f"/merge_requests/{number}", doing=doing)))
+
+    def change_for(self, commit: str) -> Change | None:
+        """Return the open merge request whose head is the commit."""
+        path = f"/repository/commits/{quote(commit)}/merge_requests"
+        doing = f"find the merge request of {commit[:12]}"
+        found = self._patience.keep_trying(
+            lambda: [_change(one) for one in self._api.pages(path, doing=doing, query={})]
+        )
+        return next((change for change in found if change.open and change.head == commit), None)
+
+    def open_changes(self) -> Iterator[Change]:
+        """Yield all open merge requests."""
+        doing, query = "list the open merge requests", {"state": "opened"}
+        yield from self._patience.keep_trying(
+            lambda: [_change(one) for one in self._api.pages("/merge_requests", doing=doing, query=query)]
+        )
+
+    def permission(self, user: str) -> Permission:
+        """Return what the user may do in the project, inherited roles included."""
+        doing = f"read {user}'s role"
+
+        def ask() -> Permission:
+            _, users = self._api.request("GET", "/users", doing=doing, query={"username": user})
+            wanted = [one for one in users if isinstance(one, Mapping)] if isinstance(users, list) else []
+            ids = [field(one, "id", int) for one in wanted if str(one.get("username")).lower() == user.lower()]
+            if not ids:
+                return Permission.NONE
+            member = self._api.get(f"/members/all/{ids[0]}", doing=doing, allow=(404,))
+            if member is None:
+                return Permission.NONE
+            level = field(member, "access_level", int)
+            active = member.get("state", "active") == "active"
+            return next((role for least, role in _ROLES if active and level >= least), Permission.NONE)
+
+        return self._patience.keep_trying(ask)
+
+    # Acts
+
+    def publish_image(self, image: Image, *, how: str = "auto") -> str | None:
+        """Upload the PNG to the project; the same picture is not uploaded twice for one merge request."""
+        if how == "commit":
+            if not (image.ledger_commit and image.ledger_path):
+                return None
+            return f"{self._server_url}/{self.name}/-/raw/{image.ledger_commit}/{quote(image.ledger_path)}?inline=true"
+        if image.png is None:
+            return None
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", image.name.removesuffix(".png").removesuffix(".svg")).strip("-")[:80]
+        name = f"{stem or 'plot'}-{hashlib.sha256(image.png).hexdigest()[:16]}.png"
+        if name in self._uploaded:
+            return self._uploaded[name]
+        files = {"file": (name, image.png, "image/png")}
+        try:
+            # One try: an upload whose answer is lost would be uploaded twice, and the comment can do without.
+            _, answer = Patience(cap_s=0).keep_trying(
+                lambda: self._api.write("POST", "/uploads", doing="upload a plot", files=files)
+            )
+        except ServiceError:
+            return None
+        found = _UPLOAD.fullmatch(str(answer.get("url"))) if isinstance(answer, Mapping) else None
+        return found[0] if found else None
+
+    def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:
+        """Leave exactly one comment of ours with this marker, holding ``body``."""
+        if len(body.encode()) > self.max_comment_bytes:
+            raise CannotPublishError(
+                f"the comment has {len(body.encode())} bytes, GitLab takes {self.max_comment_bytes}"
+            )
+        context = self._context
+        return upsert(
+            self._thread(number),
+            marker=marker,
+            body=body,
+            order=Order(
+                run=context.run_id if context else 0, attempt=context.run_attempt if context else 1, commit=commit
+            ),
+            nonce=secrets.token_hex(8),
+            patience=self._patience,
+        )
+
+    def set_status(self, commit: str, *, context: str, state: State, text: str, url: str | None) -> None:
+        """Set the commit's status. A repeated write is the same status again, so this one is simply tried again."""
+        short = text if len(text) <= MAX_STATUS_CHARACTERS else text[: MAX_STATUS_CHARACTERS - 1] + "…"
+        body: dict[str, Any] = {"state": _STATES[state], "name": context, "description": short}
+        if url is not None:
+            body["target_url"] = url
+        if self._context and self._context.run_id and self._context.commit == commit:
+            # Several pipelines may run for one commit, for its branch and for its merge request.
+            body["pipeline_id"] = self._context.run_id
+        doing = f"set the status `{context}`"
+
+        def write() -> None:
+            status, answer = self._api.write("POST", f"/statuses/{quote(commit)}", doing=doing, body=body, allow=(400,))
+            # The state that it has is refused as a transition, and is what we want.
+            if status == 400 and not re.search(
+                rf"Cannot transition status via :\w+ from :{_STATES[state]}\b", str(answer)
+            ):
+                raise CannotPublishError(f"cannot {doing}: GitLab says 400: {str(answer)[:200]}")
+
+        self._patience.keep_trying(write)
+
+    def _thread(self, number: int) -> "_MergeRequest":
+        return _MergeRequest(self._api, number, user=lambda: self._user)
+
+    @functools.cached_property
+    def _user(self) -> int:
+        return field(self._api.request("GET", "/user", doing="find out whose token this is")[1], "id", int)
+
+    @functools.cached_property
+    def _uploaded(self) -> Mapping[str, str]:
+        """Pictures that our own comments on this merge request show: address by file name."""
+        change = self._context.change if self._context else None
+        if change is None:
+            return {}
+        try:
+            seen = Patience(cap_s=0).keep_trying(self._thread(change).look)
+        except ServiceError:
+            return {}
+        return {found[1]: found[0] for comment in seen.own for found in _UPLOAD.finditer(comment.text)}
+
+
+class _MergeRequest:
+    """The notes of one merge request."""
+
+    def __init__(self, api: GitlabApi, number: int, *, user: Callable[[], int]) -> None:
+        self._api = api
+        self._number = number
+        self._user = user
+
+    def look(self) -> Seen:
+        doing = f"read the comments of merge request {self._number}"
+        user = self._user()
+        request = self._api.get(f"/merge_requests/{self._number}", doing=doing)
+        url = field(request, "web_url", str)
+        # Newest first: what is added between two pages moves notes to a later page, where they are seen again.
+        query = {"order_by": "created_at", "sort": "desc"}
+        notes = {field(note, "id", int): note for note in self._api.pages(self._notes, doing=doing, query=query)}
+        own = [
+            OwnComment(number=number, url=f"{url}#note_{number}", text=field(note, "body", str))
+            for number, note in notes.items()
+            if note.get("system") is not True and (note.get("author") or {}).get("id") == user
+        ]
+        return Seen(
+            url=url,
+            # A merge request whose branch was just made may have no commit yet.
+            head=str(request.get("sha") or ""),
+            open=field(request, "state", str) == "opened",
+            own=tuple(own),
+        )
+
+    def create(self, text: str) -> None:
+        doing = f"comment on merge request {self._number}"
+        _, answer = self._api.write("POST", self._notes, doing=doing, body={"body": text})
+        field(answer, "id", int)
+
+    def edit(self, comment: OwnComment, text: str) -> bool:
+        path = f"{self._notes}/{comment.number}"
+        status, answer = self._api.write("PUT", path, doing="edit our comment", body={"body": text}, allow=(404,))
+        if status == 404:
+            return False
+        field(answer, "id", int)
+        return True
+
+    def delete(self, comment: OwnComment) -> None:
+        self._api.write("DELETE", f"{self._notes}/{comment.number}", doing="remove our surplus comment", allow=(404,))
+
+    @property
+    def _notes(self) -> str:
+        return f"/merge_requests/{self._number}/notes"
+
+
+def _gitlab_context(environ: Mapping[str, str]) -> ci.CIContext | None:
+    context = ci.context(environ)
+    return context if context and context.kind is ci.CIKind.GITLAB else None
+
+
+def _place(context: ci.CIContext | None, repository: "Repository") -> tuple[str, str, str]:
+    """Return the server's URL, the API's URL and the project's full path."""
+    if context:
+        return context.server_url, context.api_url, context.repository
+    url = repository.remote_url("origin")
+    found = ci.repository_at(url) if url else None
+    if found is None or "/" not in found[1]:
+        raise UserError(
+            "cannot tell which GitLab project this is: `origin` is not a GitLab URL, and there is no `CI_PROJECT_PATH` "
+            "of a pipeline"
+        )
+    return f"https://{found[0]}", f"https://{found[0]}/api/v4", found[1]
+
+
+def _change(answer: Any) -> Change:
+    author = answer.get("author") if isinstance(answer, Mapping) else None
+    return Change(
+        number=field(answer, "iid", int),
+        head=str(answer.get("sha") or ""),
+        head_ref=field(answer, "source_branch", str),
+        base_ref=field(answer, "target_branch", str),
+        # The project of a fork that was deleted is null: a fork all the same.
+        fork=answer.get("source_project_id") != field(answer, "target_project_id", int),
+        open=field(answer, "state", str) == "opened",
+        draft=answer.get("draft") is True,
+        title=field(answer, "title", str),
+        author=str(author.get("username", "ghost")) if isinstance(author, Mapping) else "ghost",
+    )

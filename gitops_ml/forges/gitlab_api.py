@@ -1,0 +1,220 @@
+"""One connection to GitLab's API through python-gitlab: what is sent, what is followed, and what a refusal means."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from gitops_ml import __version__
+from gitops_ml.errors import ServiceError
+from gitops_ml.forges.base import CannotPublishError
+from gitops_ml.forges.calls import TransientError, said
+
+if TYPE_CHECKING:
+    import requests
+    from gitlab import Gitlab
+
+# The job token of a pipeline may read notes; to write notes, uploads and statuses is not open to it
+# (https://docs.gitlab.com/ci/jobs/ci_job_token/, gitlab-org/gitlab issues 464591 and 545150).
+JOB_TOKEN = "CI_JOB_TOKEN"  # noqa: S105 the variable's name
+HOW_TO_ALLOW = (
+    "create one: Settings > Access tokens (role Developer, scope `api`) and add it under Settings > CI/CD > "
+    "Variables as the masked variable `GITLAB_TOKEN`"
+)
+
+
+class GitlabApi:
+    """Requests to one project, each sent once: who repeats a write must look first.
+
+    Args:
+        api_url: ends in ``/api/v4``.
+        project: its full path.
+        token: never shown; ``token_variable`` is its name in messages.
+        now: seconds since 1970, as rate limits name their end.
+        timeout_s: for the connection, and for each part of an answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_url: str,
+        project: str,
+        token: str,
+        token_variable: str,
+        now: Callable[[], float],
+        timeout_s: float,
+    ) -> None:
+        self.project = project
+        self.token_variable = token_variable
+        self._api_url = api_url
+        self._token = token
+        self._now = now
+        self._timeout_s = timeout_s
+        self._last: requests.Response | None = None
+
+    @property
+    def host(self) -> str:
+        """The server's name, for messages."""
+        return urlsplit(self._api_url).netloc
+
+    @functools.cached_property
+    def client(self) -> "Gitlab":
+        """python-gitlab, which takes 0.2 s to import."""
+        if not self._token:
+            raise CannotPublishError(f"no GitLab token: {HOW_TO_ALLOW}")
+        import gitlab
+
+        job = self.token_variable == JOB_TOKEN
+        client = gitlab.Gitlab(
+            self._api_url.removesuffix("/api/v4"),
+            timeout=self._timeout_s,
+            user_agent=f"gitops-ml/{__version__}",
+            session=_session(self._api_url),
+            private_token=None if job else self._token,
+            job_token=self._token if job else None,
+        )
+        client.session.hooks["response"].append(self._remember)
+        return client
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if "client" in self.__dict__:
+            self.client.session.close()
+
+    def get(self, path: str, *, doing: str, allow: tuple[int, ...] = ()) -> Any:
+        """Return the answer to a question about the project; None: one of the statuses in ``allow``."""
+        status, answer = self.request("GET", self.of_project(path), doing=doing, allow=allow)
+        return answer if status < 300 else None
+
+    def pages(self, path: str, *, doing: str, query: Mapping[str, str]) -> Iterator[Any]:
+        """Yield the elements of all pages."""
+        page: str | None = "1"
+        while page:
+            _, answer = self.request(
+                "GET", self.of_project(path), doing=doing, query={**query, "per_page": "100", "page": page}
+            )
+            if not isinstance(answer, list):
+                raise TransientError(f"cannot {doing}: the answer is no list")
+            yield from answer
+            page = self._last.headers.get("X-Next-Page") if self._last is not None else None
+
+    def of_project(self, path: str) -> str:
+        """Return the path of something that belongs to the project."""
+        return f"/projects/{quote(self.project, safe='')}{path}"
+
+    def write(
+        self,
+        verb: str,
+        path: str,
+        *,
+        doing: str,
+        body: Any = None,
+        files: Mapping[str, Any] | None = None,
+        allow: tuple[int, ...] = (),
+    ) -> tuple[int, Any]:
+        """Change something of the project.
+
+        Raises:
+            TransientError: it may work later; it is not known whether it took effect.
+            CannotPublishError: GitLab refuses.
+        """
+        if self._token and self.token_variable == JOB_TOKEN:
+            raise CannotPublishError(
+                f"cannot {doing}: GitLab lets a job token read only. A project access token is needed: {HOW_TO_ALLOW}"
+            )
+        return self.request(verb, self.of_project(path), doing=doing, body=body, files=files, allow=allow)
+
+    def request(
+        self,
+        verb: str,
+        path: str,
+        *,
+        doing: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        files: Mapping[str, Any] | None = None,
+        allow: tuple[int, ...] = (),
+    ) -> tuple[int, Any]:
+        """Send one request, once, and return status and answer."""
+        client = self.client
+        import gitlab.exceptions
+        import requests
+
+        try:
+            response = client.http_request(
+                verb.lower(),
+                path,
+                query_data=dict(query or {}),
+                post_data=body,
+                files=dict(files) if files else None,
+                obey_rate_limit=False,
+                retry_transient_errors=False,
+            )
+        except gitlab.exceptions.RedirectError as error:
+            raise ServiceError(
+                f"cannot {doing}: {self.host} redirects the request; is the project still at {self.project}?"
+            ) from error
+        except gitlab.exceptions.GitlabError as error:
+            status = error.response_code or 500
+            if status in allow:
+                return status, error.error_message
+            raise self._refusal(status, error.error_message, doing=doing) from error
+        except requests.RequestException as error:
+            reason = "did not answer in time" if isinstance(error, requests.Timeout) else "cannot be reached"
+            raise TransientError(f"cannot {doing}: {self.host} {reason} ({type(error).__name__})") from error
+        if not response.content:
+            return response.status_code, None
+        try:
+            return response.status_code, response.json()
+        except ValueError:
+            raise TransientError(f"cannot {doing}: {self.host} answered with something that is no JSON") from None
+
+    def _remember(self, response: "requests.Response", *_: object, **__: object) -> None:
+        # python-gitlab's exceptions carry no headers, and rate limits speak through them.
+        self._last = response
+
+    def _refusal(self, status: int, message: object, *, doing: str) -> Exception:
+        words = said(message.decode("utf-8", "replace") if isinstance(message, bytes) else message, secret=self._token)
+        text = f"cannot {doing}: {self.host} says {status}: {words}"
+        headers: Mapping[str, str] = self._last.headers if self._last is not None else {}
+        if status == 429:
+            after = _number(headers.get("Retry-After"))
+            reset = _number(headers.get("RateLimit-Reset"))
+            if after is None and reset is not None:
+                after = max(0.0, reset - self._now()) + 1.0
+            return TransientError(text, wait_s=after)
+        if status >= 500 or status in (408, 409):
+            return TransientError(text)
+        if status == 401:
+            return CannotPublishError(
+                f"{text}. The token in `{self.token_variable}` has expired or was revoked; {HOW_TO_ALLOW}"
+            )
+        if status in (403, 404):
+            # GitLab hides what a token may not see: 404 is said where 403 is meant.
+            return CannotPublishError(
+                f"{text}. The token in `{self.token_variable}` needs the scope `api` and at least the role Developer; "
+                f"{HOW_TO_ALLOW}"
+            )
+        return CannotPublishError(text)
+
+
+def _session(api_url: str) -> "requests.Session":
+    import requests
+
+    class OneHost(requests.Session):
+        """Follows redirects on GitLab's own host alone: requests would take PRIVATE-TOKEN along to any other."""
+
+        def get_redirect_target(self, resp: requests.Response) -> str | None:
+            target = super().get_redirect_target(resp)
+            if target is not None and urlsplit(target).netloc and urlsplit(target)[:2] != urlsplit(api_url)[:2]:
+                raise ServiceError(
+                    f"{urlsplit(api_url).netloc} redirects to {said(urlsplit(target).netloc, secret='')}; the token is "
+                    "not sent there. Is the project still where `CI_PROJECT_PATH` or `origin` says?"
+                )
+            return target
+
+    return OneHost()
+
+
+def _number(text: object) -> float | None:
+    return float(text) if isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= 12 else None
