@@ -293,7 +293,8 @@ class Repository:
         args = [*_FETCH, "--no-filter"]
         if not whole and self._shallow():
             args.append("--depth=1")
-        done = self._connect([*args, "--", remote, f"+{ref}:{kept}"], remote)
+        with locked(self._lock):
+            done = self._connect([*args, "--", remote, f"+{ref}:{kept}"], remote)
         if done.returncode:
             if "couldn't find remote ref" in _said(done):
                 return None
@@ -312,6 +313,10 @@ class Repository:
             return None
         done = self._act(["rev-parse", "-q", "--verify", f"{name}^{{commit}}"], check=False)
         return os.fsdecode(done.stdout).strip() or None
+
+    def remember(self, remote: str, ref: str, commit: str) -> None:
+        """Note where a push has moved a ref, as if it had been fetched."""
+        replace_file(self._store / self.fetched_ref(remote, ref), f"{_oid(commit)}\n".encode())
 
     @staticmethod
     def fetched_ref(remote: str, ref: str) -> str:
@@ -344,7 +349,7 @@ class Repository:
             RefusedError: refused for another reason.
             ServiceError: not reachable; whether the remote took it is not known.
         """
-        if expected is not None and not self.is_ancestor(expected, commit):
+        if expected is not None and expected not in self.parents(commit) and not self.is_ancestor(expected, commit):
             raise GitError(f"{commit[:12]} does not continue {expected[:12]}; {ref} is only ever appended to")
         # A lease on a fast-forward is a compare-and-swap: nothing is ever rewritten.
         lease = f"--force-with-lease={ref}:{expected or ''}"
@@ -397,6 +402,11 @@ class Repository:
         _write_if_different(store / "objects/info/alternates", alternate + b"\n")
         self._adopt_shallow(store)
         return store
+
+    @property
+    def _lock(self) -> Path:
+        """Held while refs and the shallow boundary of the private repository change."""
+        return self._store / "gitops-ml.lock"
 
     def _refuse_tracked_state(self) -> None:
         """A change that brings its own ``.gitops-ml`` could plant objects, settings and results."""
@@ -461,7 +471,7 @@ class Repository:
         seen = _lines(store / "gitops-ml-shallow")
         if theirs == seen:
             return
-        with locked(self.state / "git.lock"):
+        with locked(store / "gitops-ml.lock"):
             mine = (_lines(store / "shallow") - (seen - theirs)) | (theirs - seen)
             replace_file(store / "shallow", "".join(f"{oid}\n" for oid in sorted(mine)).encode())
             replace_file(store / "gitops-ml-shallow", "".join(f"{oid}\n" for oid in sorted(theirs)).encode())
@@ -480,7 +490,7 @@ class Repository:
 
     def _deepen(self, boundary: Sequence[str], commits: int) -> None:
         """Fetch more of the commit graph, without trees and files, behind the boundary."""
-        with locked(self.state / "git.lock"):
+        with locked(self._lock):
             still = sorted(self._shallow().intersection(boundary))
             if not still:
                 return
@@ -900,7 +910,7 @@ def redacted(text: str) -> str:
     return re.sub(r"\b(gh[a-z]_|github_pat_|gl[a-z]{2,6}-)[\w.-]{6,}", "***", text)
 
 
-_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+]*://)[^/@\s]+@(?=[^\s])")
+_CREDENTIALS = re.compile(r"(\bhttps?://)[^/\s]+@")
 
 
 def _said(done: "subprocess.CompletedProcess[bytes]") -> str:
