@@ -8,7 +8,11 @@ the folder. Hidden files are files; case counts. A backslash is an ordinary char
 import functools
 import posixpath
 import re
+import sys
 from collections.abc import Callable, Iterable
+
+# The agent may run on Python 3.10, which has no atomic groups; there a hostile glob costs time, nothing else.
+_ATOMIC = "(?>" if sys.version_info >= (3, 11) else "(?:"
 
 
 def matches(path: str, globs: Iterable[str]) -> bool:
@@ -70,7 +74,7 @@ def _regex(glob: str) -> str:
         return "/".join(first)
     *middle, last = rest
     parts = ["".join(f"{segment}/" for segment in first)]
-    parts += [f"(?>(?:[^/]+/)*?{'/'.join(chunk)}/)" for chunk in middle if chunk]
+    parts += [f"{_ATOMIC}(?:[^/]+/)*?{'/'.join(chunk)}/)" for chunk in middle if chunk]
     parts.append(f"(?:[^/]+/)*{'/'.join(last)}" if last else ".+")
     return "".join(parts)
 
@@ -93,7 +97,7 @@ def _segment(glob: str) -> str:
     if len(parts) == 1:
         return parts[0]
     first, *middle, last = parts
-    return first + "".join(f"(?>[^/]*?{part})" for part in middle if part) + f"[^/]*{last}"
+    return first + "".join(f"{_ATOMIC}[^/]*?{part})" for part in middle if part) + f"[^/]*{last}"
 
 
 def _class(text: str) -> str:

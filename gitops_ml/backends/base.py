@@ -65,6 +65,17 @@ class JobStatus:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as it can be named: for ``status``, ``logs`` and ``cancel``, which know no plan."""
+
+    key: str
+    experiment: str
+    seed: int
+    params: Mapping[str, Any]
+    submitted_at: datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """What a job needs from here: a tar made of exactly the objects that were keyed, never the workspace.
 
@@ -118,6 +129,9 @@ class Backend(Protocol):
 
     def poll(self, keys: Sequence[str]) -> Mapping[str, JobStatus]:
         """Return the jobs' states in one call; a key that is not known here is absent."""
+
+    def jobs(self) -> Sequence[Job]:
+        """Return all jobs of this repository that the backend still knows, oldest first."""
 
     def logs(self, key: str, *, follow: bool) -> Iterator[str]:
         """Yield the newest attempt's log lines without their ends; ``follow`` goes on until the job is final."""
