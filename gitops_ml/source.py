@@ -322,7 +322,7 @@ def _place(text: str, index: int) -> Position:
 
 # What libyaml says, and what helps.
 _HINTS = {
-    "that cannot start any token": "; a tab cannot indent, and a value that starts with @, % or a backtick needs quotes",
+    "that cannot start any token": "; a tab cannot indent, and a value that starts with @, % or ` needs quotes",
     "mapping values are not allowed": "; a value that holds `: ` needs quotes, and keys of one mapping the same indent",
     "could not find expected ':'": "; a key needs a `:` behind it",
     "did not find expected key": "; keys of one mapping need the same indent",

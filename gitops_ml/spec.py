@@ -6,9 +6,10 @@ test ties the two. Sizes are bytes, durations seconds, money US dollars.
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 Scalar = str | int | float | bool
 Value = Scalar | tuple[Scalar, ...]
@@ -292,4 +293,143 @@ def experiment_from(data: Mapping[str, Any], path: str) -> Experiment:
         data: the spec as the schema accepts it; anything else is a bug of the caller.
         path: the spec's file, from the repository's root.
     """
-    raise NotImplementedError
+    given = {key: value for key, value in data.items() if key != "version"}
+    run = given["run"]
+    plots = tuple(Plot(**plot | {"y": _tuple(plot["y"])}) for plot in given.get("plots", ()))
+    return Experiment(
+        **given
+        | {
+            "path": path,
+            "run": run if isinstance(run, str) else tuple(run),
+            "code": _filled(Code, given.get("code", {}), include=tuple, exclude=tuple),
+            "environment": _filled(Environment, given.get("environment", {}), secrets=tuple),
+            "data": tuple(_filled(Data, item, role=Role) for item in given.get("data", ())),
+            "params": {name: _value(value) for name, value in given.get("params", {}).items()},
+            "sweep": _sweep(given["sweep"]) if "sweep" in given else None,
+            "seeds": _seeds(given.get("seeds", (0,))),
+            "resources": _resources(given.get("resources", {})),
+            "budget": _budget(given.get("budget", {})),
+            "metrics": _metrics(given.get("metrics", {})),
+            "baseline": _filled(BaselineRule, given.get("baseline", {}), at=At, missing=Missing),
+            "compare": _filled(CompareRule, given.get("compare", {}), inconclusive=Gate),
+            "plots": plots,
+            "checkpoints": given["checkpoints"]["path"] if "checkpoints" in given else None,
+            "artifacts": tuple(Artifact(**item) for item in given.get("artifacts", ())),
+            "triggers": _filled(Triggers, given.get("triggers", {}), push=tuple),
+        }
+    )
+
+
+def seconds_from(text: str) -> float:
+    """Return the seconds of a duration such as ``1h30m``."""
+    return float(sum(int(number) * _SECONDS[unit] for number, unit in re.findall("([0-9]+)([dhms])", text)))
+
+
+def bytes_from(text: str) -> int:
+    """Return the bytes of a size such as ``32GiB`` (2^30) or ``100 GB`` (10^9), at least one."""
+    number, unit = re.fullmatch(r"([0-9.]+) ?([A-Za-z]+)", text).groups()  # type: ignore[union-attr]
+    return max(1, int(Decimal(number) * _BYTES[unit]))
+
+
+def usd_from(text: str) -> Decimal:
+    """Return the amount of money such as ``10 USD``."""
+    return Decimal(text.removesuffix(" USD"))
+
+
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+
+_T = TypeVar("_T")
+
+
+def _filled(kind: type[_T], given: Mapping[str, Any], **convert: Callable[[Any], Any]) -> _T:
+    return kind(**{key: convert[key](value) if key in convert else value for key, value in given.items()})
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _value(value: Any) -> Value:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    return tuple(int(seed) for seed in value)  # JSON Schema takes 1.0 for an integer
+
+
+def _sweep(given: Mapping[str, Any]) -> Sweep:
+    drawn = given.get("random")
+    return Sweep(
+        grid={name: tuple(values) for name, values in given["grid"].items()} if "grid" in given else None,
+        list=tuple(given["list"]) if "list" in given else None,
+        random=RandomSweep(
+            n=int(drawn["n"]),
+            seed=int(drawn.get("seed", 0)),
+            space={
+                name: tuple(space) if isinstance(space, list) else Range(**space)
+                for name, space in drawn["space"].items()
+            },
+        )
+        if drawn is not None
+        else None,
+        parallel=_integer(given.get("parallel")),
+        confirm=_seeds(given.get("confirm", {}).get("seeds", ())),
+    )
+
+
+def _integer(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _resources(given: Mapping[str, Any]) -> Resources:
+    rest = {key: value for key, value in given.items() if key not in ("memory", "disk")}
+    return _filled(
+        Resources,
+        rest | {f"{key}_bytes": bytes_from(given[key]) for key in ("memory", "disk") if key in given},
+        gpu=lambda gpu: _filled(Gpu, gpu, type=_tuple, count=int),
+        cpu=int,
+        nodes=int,
+    )
+
+
+def _budget(given: Mapping[str, Any]) -> Budget:
+    limits: dict[str, Any] = {
+        f"{key}_s": seconds_from(given[key]) for key in ("max_duration", "max_wait", "no_output") if key in given
+    }
+    if "max_cost" in given:
+        limits["max_cost_usd"] = usd_from(given["max_cost"])
+    limits |= {f"retries_{key}": int(value) for key, value in given.get("retries", {}).items()}
+    return Budget(**limits)
+
+
+def _metrics(given: Mapping[str, Any]) -> Metrics:
+    return _filled(
+        Metrics,
+        given,
+        read=lambda items: tuple(Read(path=item) if isinstance(item, str) else Read(**item) for item in items),
+        track=lambda items: tuple(
+            _filled(Track, item, goal=Goal, summary=_summary, tolerance=_tolerance, gate=Gate, floor=float)
+            for item in items
+        ),
+        evaluation=tuple,
+    )
+
+
+def _summary(given: Any) -> Summary:
+    if isinstance(given, str):
+        return Summary(kind=SummaryKind(given))
+    if "mean_last" in given:
+        return Summary(kind=SummaryKind.MEAN_LAST, k=int(given["mean_last"]))
+    return Summary(kind=SummaryKind.AT, at=SummaryKind(given["at"]), of=given["of"])
+
+
+def _tolerance(given: Any) -> Tolerance:
+    if isinstance(given, str):
+        return Tolerance(relative=float(Decimal(given.removesuffix("%")) / 100))
+    return Tolerance(absolute=float(given))

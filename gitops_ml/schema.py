@@ -1,0 +1,228 @@
+"""Data against one of our JSON Schemas, with findings in our own words.
+
+``jsonschema`` decides what is wrong; here it is said so that a person can mend it: what was found, what is accepted,
+and the nearest word.
+"""
+
+import difflib
+import functools
+import importlib.resources
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from gitops_ml.diagnostics import Diagnostic, Position
+from gitops_ml.source import Source, shown
+
+
+def schema_names() -> list[str]:
+    """Return the names of the schemas that we ship, such as ``experiment.v1``."""
+    names = (entry.name for entry in _folder().iterdir())
+    return sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
+
+
+def schema_text(name: str) -> str:
+    """Return the text of one of ``schema_names``."""
+    text: str = (_folder() / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    return text
+
+
+def findings(name: str, source: Source) -> Iterator[Diagnostic]:
+    """Yield what the schema of that name finds wrong in the data."""
+    for error in _validator(name)(source.data):
+        yield from _phrased(error, source)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the advice that names the known word most like this one; empty: none is."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean `{found[0]}`?" if found else ""
+
+
+_SUFFIX = ".schema.json"
+
+
+def _folder() -> Any:
+    return importlib.resources.files("gitops_ml") / "schemas"
+
+
+@functools.cache
+def _validator(name: str) -> Callable[[Any], Iterator[Any]]:
+    # jsonschema takes 0.1 s to import: who only asks for help does not pay it.
+    from jsonschema import Draft202012Validator, validators
+
+    schema = json.loads(schema_text(name))
+    expanded = _expanded(schema, schema.get("$defs", {}))
+    extend: Any = validators.extend
+    kind = extend(Draft202012Validator, {"pattern": _pattern, "required": _required})
+    iter_errors: Callable[[Any], Iterator[Any]] = kind(expanded).iter_errors
+    return iter_errors
+
+
+def _expanded(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """Put every definition where it is used: resolving references took half of the time."""
+    if isinstance(schema, list):
+        return [_expanded(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    target = definitions[schema["$ref"].rpartition("/")[2]] if isinstance(schema.get("$ref"), str) else {}
+    merged = {**target, **{key: value for key, value in schema.items() if key not in ("$ref", "$defs")}}
+    return {
+        key: value if key in ("examples", "default", "const", "enum") else _expanded(value, definitions)
+        for key, value in merged.items()
+    }
+
+
+def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
+    # In JSON Schema `$` is the end of the text; Python's lets a newline follow.
+    if isinstance(instance, str) and not _compiled(pattern).search(instance):
+        from jsonschema import ValidationError
+
+        yield ValidationError("")
+
+
+def _required(_: Any, required: list[str], instance: Any, __: Any) -> Iterator[Any]:
+    # jsonschema's own says which key is missing in its English message alone.
+    if isinstance(instance, dict):
+        from jsonschema import ValidationError
+
+        yield from (ValidationError(key) for key in required if key not in instance)
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\$$", r"\\Z", pattern))
+
+
+_TYPES = {
+    "string": "a string",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+
+
+def _phrased(error: Any, source: Source) -> Iterator[Diagnostic]:
+    path = tuple(error.absolute_path)
+    keyword, accepted, found, schema = error.validator, error.validator_value, error.instance, error.schema
+
+    def finding(code: str, message: str, position: Position | None = None) -> Diagnostic:
+        return Diagnostic(file=source.file, position=position or source.position(path), code=code, message=message)
+
+    place = _subject(path)
+    secret = "secrets" in path
+    match keyword:
+        case "additionalProperties":
+            known = schema.get("properties", {})
+            for key in found:
+                if key not in known:
+                    advice = nearest(key, known) or f"; known here are: {', '.join(known)}"
+                    yield finding("unknown-key", f"unknown key {shown(key)}{advice}", source.key_position((*path, key)))
+        case "required":
+            yield finding("missing-key", f"{place or 'the file'} lacks the key `{error.message}`")
+        case "type":
+            wanted, advice = _kinds(accepted, schema), _mend(schema, found, secret=secret)
+            yield finding("wrong-type", f"{place or 'the file'} is {_kind(found)}, not {wanted}{advice}")
+        case "enum":
+            words = ", ".join(map(str, accepted))
+            advice = nearest(found, map(str, accepted)) if isinstance(found, str) else ""
+            yield finding("unknown-value", f"{place} is {shown(found)}; accepted are: {words}{advice}")
+        case "const":
+            yield finding("wrong-value", f"{place} is {shown(found)}; only `{accepted}` is known")
+        case "pattern":
+            key = "propertyNames" in error.absolute_schema_path
+            what = "the value" if secret else shown(found)
+            yield finding(
+                "wrong-format",
+                f"{what} is not {schema.get('title', 'accepted')}{_like(schema)}",
+                source.key_position((*path, found)) if key else None,
+            )
+        case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
+            least = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "more than"}.get(
+                keyword, "less than"
+            )
+            yield finding("out-of-range", f"{place} is {shown(found)}; it must be {least} {accepted}")
+        case "minLength" | "minItems" | "minProperties":
+            yield finding("empty", f"{place or 'the file'} must not be empty")
+        case "maxLength" | "maxItems":
+            what = "characters" if keyword == "maxLength" else "items"
+            yield finding("too-long", f"{place} has {len(found):,} {what}; at most {accepted:,} are accepted")
+        case "uniqueItems":
+            index = next(
+                index for index, item in enumerate(found) if any(_same(item, other) for other in found[:index])
+            )
+            yield finding("repeated", f"{shown(found[index])} is in {place} twice", source.position((*path, index)))
+        case "oneOf" if not isinstance(found, dict):
+            pass  # the wrong type is said already
+        case "oneOf":
+            choices = [option["required"] for option in accepted if "required" in option]
+            words = " or ".join(" with ".join(f"`{key}`" for key in keys) for keys in choices)
+            yield finding("one-of", f"{place} needs exactly one of: {words}")
+        case _:
+            raise AssertionError(f"no words for the keyword {keyword}")
+
+
+def _subject(path: tuple[str | int, ...]) -> str:
+    named = [part for part in path if isinstance(part, str)]
+    if not path:
+        return ""
+    if isinstance(path[-1], int):
+        return f"item {path[-1] + 1} of `{_word(named[-1])}`" if named else f"item {path[-1] + 1}"
+    return f"`{_word(path[-1])}`"
+
+
+def _word(text: str) -> str:
+    return shown(text)[1:-1]
+
+
+def _kinds(accepted: Any, schema: Mapping[str, Any]) -> str:
+    if isinstance(accepted, list) and "title" in schema:
+        return str(schema["title"])
+    words = [_TYPES[word] for word in ([accepted] if isinstance(accepted, str) else accepted)]
+    return " or ".join(words)
+
+
+def _kind(value: object) -> str:
+    match value:
+        case bool():
+            return f"the boolean {shown(value)}"
+        case int() | float():
+            return f"the number {shown(value)}"
+        case str():
+            return "a string"
+        case _:
+            return shown(value)
+
+
+def _mend(schema: Mapping[str, Any], found: object, *, secret: bool) -> str:
+    if secret:
+        return "; only names stand here, a value comes from the environment of the caller"
+    accepted = schema["type"]
+    wanted = [accepted] if isinstance(accepted, str) else accepted
+    if "string" in wanted and isinstance(found, bool | int | float):
+        text = shown(found)[1:-1]
+        fits = re.search(schema.get("pattern", ""), text)
+        return f'; write it in quotes: "{text}"' if fits else _like(schema)
+    if ("number" in wanted or "integer" in wanted) and isinstance(found, str):
+        return "; write it without quotes" if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", found) else ""
+    if "array" in wanted and isinstance(found, str | int | float):
+        return f"; write [{shown(found)[1:-1]}]"
+    return ""
+
+
+def _like(schema: Mapping[str, Any]) -> str:
+    examples = [_brief(example) for example in schema.get("examples", ())[:4]]
+    return f"; write it like {' or '.join(f'`{example}`' for example in examples)}" if examples else ""
+
+
+def _brief(example: object) -> str:
+    text = example if isinstance(example, str) else json.dumps(example)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _same(one: object, other: object) -> bool:
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
