@@ -1,1 +1,427 @@
-"""Carry out a plan: submit, watch, collect, cancel."""
+"""Carry out a plan: submit, watch, collect, keep; cancel when told to.
+
+Everything is found again by its key, so a run that was killed at any point is continued by the next one: a job
+that goes on is attached to, one that has ended is collected, and a record is kept once.
+"""
+
+import concurrent.futures
+import dataclasses
+import enum
+import math
+import shutil
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from gitops_ml.agent.redaction import redacted
+from gitops_ml.backends.base import Backend, JobState, JobStatus
+from gitops_ml.bundles import Blobs, bundle
+from gitops_ml.errors import ExitCode, UserError, worst
+from gitops_ml.ledger import attempt_path, record_path, series_path
+from gitops_ml.outputs import Collected, collected, kept_files
+from gitops_ml.planning import Trial
+from gitops_ml.records import (
+    Attempt,
+    Origin,
+    Outcome,
+    Record,
+    attempt_to_json,
+    json_bytes,
+    record_to_json,
+    series_to_csv,
+)
+from gitops_ml.storage.base import Storage
+
+LOG_TAIL_BYTES = 4096
+_POLL_MIN_S, _POLL_MAX_S, _POLL_SHARE = 0.05, 1.0, 0.05
+
+
+class EventKind(enum.StrEnum):
+    """What can happen to a trial."""
+
+    SUBMITTED = "submitted"
+    ATTACHED = "attached"
+    CHANGED = "changed"
+    LINE = "line"
+    RETRIED = "retried"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something happened to a trial; ``text`` is a log line, a reason or an error, as the kind says."""
+
+    kind: EventKind
+    trial: Trial
+    status: JobStatus | None = None
+    text: str = ""
+    record: Record | None = None
+    attempt: Attempt | None = None
+
+
+class Keeper(Protocol):
+    """What we need of ``ledger.Results``."""
+
+    def attempts(self, keys: Iterable[str]) -> Mapping[str, Sequence[Attempt]]:
+        """Return the attempts that did not succeed, by key."""
+
+    def keep(self, files: Mapping[str, bytes]) -> None:
+        """Keep files until they are pushed; a record that is there stays."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The outside world of an execution."""
+
+    backend: Callable[[Trial], tuple[str, Backend]]
+    """The trial's backend and its name."""
+    blobs: Blobs
+    results: Keeper
+    storage: Storage
+    scratch: Path
+    """A folder of ours; outputs are brought here to be read."""
+    origin: Origin
+    secret: Callable[[str], str | None]
+    """A secret's value by its name, to keep it out of what is kept."""
+    now: Callable[[], datetime]
+    wait: Callable[[float], None]
+    on_event: Callable[[Event], None] = lambda _: None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How an execution ended. ``failed`` holds each trial's last attempt."""
+
+    records: tuple[Record, ...] = ()
+    failed: tuple[Attempt, ...] = ()
+    refused: tuple[tuple[Trial, UserError], ...] = ()
+    going_on: tuple[Trial, ...] = ()
+    """Jobs that were submitted or attached to, and were not over when we left."""
+    not_started: tuple[Trial, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command says to the shell."""
+        codes = [error.exit_code for _, error in self.refused]
+        codes += [ExitCode.TRIAL_FAILED] if self.failed else []
+        codes += [ExitCode.INTERRUPTED] if self.interrupted else []
+        return worst(*codes)
+
+
+def execute(trials: Sequence[Trial], ports: Ports, *, jobs: int, detach: bool = False, follow: bool = False) -> Summary:
+    """Train what is to be trained, at most ``jobs`` at a time, and keep every outcome.
+
+    Args:
+        trials: each key once.
+        ports: backends, git, results, clock.
+        jobs: how many may be at work at the same time; attached ones count.
+        detach: return once they are submitted; the next execution collects them.
+        follow: pass on the training's log lines as events.
+    """
+    return _Execution(trials, ports, jobs=jobs, follow=follow).run(detach=detach)
+
+
+class _Job:
+    """A trial on its way."""
+
+    def __init__(self, trial: Trial, name: str, backend: Backend) -> None:
+        self.trial = trial
+        self.name = name
+        self.backend = backend
+        self.status: JobStatus | None = None
+        self.attached = False
+        self.retries: Counter[str] = Counter()
+        self.follower: threading.Thread | None = None
+
+
+class _Execution:
+    def __init__(self, trials: Sequence[Trial], ports: Ports, *, jobs: int, follow: bool) -> None:
+        self._ports = ports
+        self._limit = jobs
+        self._follow = follow
+        self._pending = deque(_Job(trial, *ports.backend(trial)) for trial in trials)
+        self._active: dict[str, _Job] = {}
+        self._records: list[Record] = []
+        self._failed: list[Attempt] = []
+        self._refused: list[tuple[Trial, UserError]] = []
+        self._ending = False
+        self._emitting = threading.Lock()
+
+    def run(self, *, detach: bool) -> Summary:
+        try:
+            known = _poll(self._pending)
+            for job in self._pending:
+                job.status = known.get(job.trial.key)
+            unchanged_s = 0.0
+            while self._pending or self._active:
+                self._fill()
+                if detach:
+                    self._watch()
+                    break
+                changed = self._watch()
+                unchanged_s = 0.0 if changed else unchanged_s
+                if self._active:
+                    # Little is lost on a short training, and a long one is not asked without need.
+                    pause_s = min(_POLL_MAX_S, max(_POLL_MIN_S, unchanged_s * _POLL_SHARE))
+                    self._ports.wait(pause_s)
+                    unchanged_s += pause_s
+        except KeyboardInterrupt:
+            self._end_all()
+            return self._summary(interrupted=True)
+        return self._summary(interrupted=False)
+
+    def _summary(self, *, interrupted: bool) -> Summary:
+        return Summary(
+            records=tuple(self._records),
+            failed=tuple(self._failed),
+            refused=tuple(self._refused),
+            going_on=tuple(job.trial for job in self._active.values()),
+            not_started=tuple(job.trial for job in self._pending),
+            interrupted=interrupted,
+        )
+
+    def _fill(self) -> None:
+        """Start pending trials while there is room."""
+        waiting: deque[_Job] = deque()
+        while self._pending and len(self._active) < self._limit:
+            job = self._pending.popleft()
+            if not self._has_room(job.trial):
+                waiting.append(job)
+                continue
+            # In the table before anything is started: an interruption finds it there.
+            self._active[job.trial.key] = job
+            self._begin(job)
+        self._pending.extendleft(reversed(waiting))
+
+    def _has_room(self, trial: Trial) -> bool:
+        sweep = trial.experiment.sweep
+        if sweep is None or sweep.parallel is None:
+            return True
+        same = sum(job.trial.experiment is trial.experiment for job in self._active.values())
+        return same < sweep.parallel
+
+    def _begin(self, job: _Job) -> None:
+        try:
+            self._start(job)
+        except UserError as error:
+            del self._active[job.trial.key]
+            self._refused.append((job.trial, error))
+            self._emit(Event(kind=EventKind.REFUSED, trial=job.trial, text=str(error)))
+
+    def _start(self, job: _Job) -> None:
+        status = job.status
+        if status is not None and status.state.final and status.state is not JobState.SUCCEEDED:
+            self._keep_failure(job, status)  # of a run that did not live to see it
+        if status is not None and (not status.state.final or status.state is JobState.SUCCEEDED):
+            job.attached = True
+            self._emit(Event(kind=EventKind.ATTACHED, trial=job.trial, status=status))
+        else:
+            self._submit(job)
+        if self._follow:
+            job.follower = threading.Thread(target=self._pass_on_log, args=(job,), daemon=True)
+            job.follower.start()
+
+    def _submit(self, job: _Job) -> None:
+        with bundle(job.trial, self._ports.blobs) as made:
+            job.status = job.backend.submit(job.trial, made)
+        self._emit(Event(kind=EventKind.SUBMITTED, trial=job.trial, status=job.status))
+
+    def _watch(self) -> bool:
+        """Ask the backends once, finish what is over, and say whether anything changed."""
+        statuses = _poll(self._active.values())
+        changed = False
+        for key, job in list(self._active.items()):
+            status = statuses.get(key) or _vanished(key, job.status)
+            # Also when nothing changed since it was attached to: it may have been over then.
+            if status.state.final:
+                job.status = status
+                self._finish(job, status)
+                changed = True
+            elif status != job.status:
+                job.status = status
+                self._emit(Event(kind=EventKind.CHANGED, trial=job.trial, status=status))
+                changed = True
+        return changed
+
+    def _finish(self, job: _Job, status: JobStatus) -> None:
+        if job.follower is not None:
+            job.follower.join(timeout=5)
+        if status.state is JobState.SUCCEEDED:
+            record = self._keep_record(job, status)
+            del self._active[job.trial.key]
+            self._records.append(record)
+            self._emit(Event(kind=EventKind.SUCCEEDED, trial=job.trial, status=status, record=record))
+            return
+        attempt = self._keep_failure(job, status)
+        if not self._ending and self._may_retry(job, attempt.outcome):
+            self._emit(Event(kind=EventKind.RETRIED, trial=job.trial, status=status, attempt=attempt))
+            job.attached = False
+            job.status = None
+            self._begin(job)
+            return
+        del self._active[job.trial.key]
+        self._failed.append(attempt)
+        self._emit(Event(kind=EventKind.FAILED, trial=job.trial, status=status, attempt=attempt))
+
+    def _may_retry(self, job: _Job, outcome: Outcome) -> bool:
+        budget = job.trial.experiment.budget
+        if outcome in (Outcome.PREEMPTED, Outcome.LOST):  # no fault of the training
+            kind, allowed = "preempted", budget.retries_preempted
+        elif outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+            kind, allowed = "failed", budget.retries_failed
+        else:
+            return False
+        job.retries[kind] += 1
+        return job.retries[kind] <= allowed
+
+    def _keep_record(self, job: _Job, status: JobStatus) -> Record:
+        trial = job.trial
+        folder = self._ports.scratch / trial.key
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            job.backend.collect(trial.key, folder)
+            found = collected(trial, folder)
+            number = 1 + max((a.number for a in self._attempts(trial.key)), default=0)
+            record = self._record(trial, self._attempt(job, status, number, ""), found)
+            csv, decimated = series_to_csv(record.series)
+            record = dataclasses.replace(record, decimated=decimated)
+            files, stored = kept_files(trial, folder, self._ports.storage)
+            record = dataclasses.replace(record, files=stored)
+            self._ports.results.keep(
+                {
+                    record_path(trial.key): json_bytes(record_to_json(record)),
+                    **({series_path(trial.key): csv} if record.series else {}),
+                    **files,
+                }
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return record
+
+    def _record(self, trial: Trial, attempt: Attempt, found: Collected) -> Record:
+        return Record(
+            key=trial.key,
+            document=trial.document,
+            experiment=trial.experiment.name,
+            path=trial.experiment.path,
+            commit=trial.version.commit,
+            dirty=trial.version.dirty,
+            point=trial.point,
+            params=trial.params,
+            seed=trial.seed,
+            repeat=trial.repeat,
+            attempt=attempt,
+            scalars=found.scalars,
+            series=found.series,
+            problems=found.problems,
+            ignored=found.ignored,
+            evaluation=trial.evaluation,
+        )
+
+    def _keep_failure(self, job: _Job, status: JobStatus) -> Attempt:
+        """Keep an attempt that did not succeed, unless it is kept already, and return it."""
+        key = job.trial.key
+        earlier = self._attempts(key)
+        number = 1 + max((attempt.number for attempt in earlier), default=0)
+        attempt = self._attempt(job, status, number, self._log_tail(job))
+        for other in earlier:
+            if _same(other, attempt):
+                return other
+        self._ports.results.keep({attempt_path(key, number): json_bytes(attempt_to_json(attempt))})
+        return attempt
+
+    def _attempts(self, key: str) -> Sequence[Attempt]:
+        return self._ports.results.attempts([key]).get(key, ())
+
+    def _attempt(self, job: _Job, status: JobStatus, number: int, log_tail: str) -> Attempt:
+        trial = job.trial
+        started = status.started_at or status.ended_at or self._ports.now()
+        ended = status.ended_at or started
+        return Attempt(
+            key=trial.key,
+            number=number,
+            experiment=trial.experiment.name,
+            outcome=Outcome(status.state.value),
+            reason=self._clean(trial, status.reason),
+            exit_code=status.exit_code,
+            backend=job.name,
+            commit=trial.version.commit,
+            dirty=trial.version.dirty,
+            params=trial.params,
+            seed=trial.seed,
+            started_at=started.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            duration_s=max(0.0, round((ended - started).total_seconds(), 3)),
+            cost_usd=status.cost_usd,
+            hardware=status.hardware,
+            origin=self._ports.origin,
+            log_tail=log_tail,
+        )
+
+    def _log_tail(self, job: _Job) -> str:
+        lines = deque(job.backend.logs(job.trial.key, follow=False), maxlen=400)
+        text = self._clean(job.trial, "\n".join(lines))
+        # Cut after cleaning, so that no half of a secret is left at the cut.
+        tail = text.encode(errors="replace")[-LOG_TAIL_BYTES:]
+        return tail.decode(errors="ignore")
+
+    def _clean(self, trial: Trial, text: str) -> str:
+        values = (self._ports.secret(name) for name in trial.experiment.environment.secrets)
+        return redacted(text.encode(errors="replace"), [v for v in values if v]).decode(errors="replace")
+
+    def _pass_on_log(self, job: _Job) -> None:
+        for line in job.backend.logs(job.trial.key, follow=True):
+            self._emit(Event(kind=EventKind.LINE, trial=job.trial, text=self._clean(job.trial, line)))
+
+    def _emit(self, event: Event) -> None:
+        with self._emitting:
+            self._ports.on_event(event)
+
+    def _end_all(self) -> None:
+        """End the jobs that we started; one that somebody else started goes on."""
+        self._ending = True
+        ours = [job for job in self._active.values() if not job.attached]
+        if not ours:
+            return
+        try:
+            with concurrent.futures.ThreadPoolExecutor(max_workers=len(ours)) as pool:
+                for future in [pool.submit(job.backend.cancel, job.trial.key) for job in ours]:
+                    future.result()
+            known = _poll(ours)
+            for job in ours:
+                status = known.get(job.trial.key)
+                if status is None:  # it was never started
+                    self._pending.appendleft(self._active.pop(job.trial.key))
+                elif status.state.final:
+                    self._finish(job, status)
+        except KeyboardInterrupt:
+            return  # asked twice: what is left is said, and stays
+
+
+def _poll(jobs: Iterable[_Job]) -> dict[str, JobStatus]:
+    """Ask each backend once for all of its jobs."""
+    by_name: dict[str, list[_Job]] = {}
+    for job in jobs:
+        by_name.setdefault(job.name, []).append(job)
+    found: dict[str, JobStatus] = {}
+    for group in by_name.values():
+        found |= group[0].backend.poll([job.trial.key for job in group])
+    return found
+
+
+def _vanished(key: str, last: JobStatus | None) -> JobStatus:
+    reason = "the backend no longer knows the job"
+    if last is None:
+        return JobStatus(key=key, state=JobState.LOST, reason=reason)
+    return dataclasses.replace(last, state=JobState.LOST, reason=reason)
+
+
+def _same(one: Attempt, other: Attempt) -> bool:
+    return (one.started_at, one.outcome, one.backend) == (other.started_at, other.outcome, other.backend) and (
+        math.isclose(one.duration_s, other.duration_s, abs_tol=0.002)
+    )

@@ -295,7 +295,7 @@ class LocalBackend:
             key=key,
             state=JobState(status.get("state", "starting")),
             attempt=int(attempt.name),
-            started_at=_time(status.get("started_at")),
+            started_at=_time(status.get("training_started_at") or status.get("started_at")),
             progress=status.get("progress", ""),
         )
         if alive:

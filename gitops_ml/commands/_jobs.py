@@ -1,0 +1,50 @@
+"""Jobs as ``status``, ``logs`` and ``cancel`` name them: by a key's beginning or an experiment's name."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from gitops_ml.backends.base import Backend, Job, JobStatus
+from gitops_ml.errors import UserError
+from gitops_ml.tools import Tools
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A job, how it stands, and the backend that knows it."""
+
+    job: Job
+    status: JobStatus
+    backend: Backend
+    backend_name: str
+
+
+def known_jobs(tools: Tools) -> Sequence[Known]:
+    """Return the jobs of the backends that this repository uses, oldest first."""
+    names = dict.fromkeys(["local", tools.project.backend, *tools.project.backends])
+    found = []
+    for name in names:
+        backend = tools.backend(name)
+        jobs = backend.jobs()
+        statuses = backend.poll([job.key for job in jobs])
+        found += [
+            Known(job=job, status=statuses[job.key], backend=backend, backend_name=name)
+            for job in jobs
+            if job.key in statuses
+        ]
+    return sorted(found, key=lambda known: (known.job.submitted_at, known.job.key))
+
+
+def named(words: Sequence[str], jobs: Sequence[Known]) -> Sequence[Known]:
+    """Return the jobs that the words name, each a key's beginning or an experiment; no words: all.
+
+    Raises:
+        UserError: a word names none.
+    """
+    chosen: dict[str, Known] = {}
+    for word in words:
+        fitting = [k for k in jobs if k.job.experiment == word or (len(word) >= 4 and k.job.key.startswith(word))]
+        if not fitting:
+            names = ", ".join(sorted({known.job.experiment for known in jobs})) or "none"
+            raise UserError(f"no job has the experiment or key `{word}`; experiments with jobs: {names}")
+        chosen |= {known.job.key: known for known in fitting}
+    return list(chosen.values()) if words else jobs

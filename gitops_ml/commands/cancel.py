@@ -1,0 +1,30 @@
+"""``gitops-ml cancel``: end jobs."""
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+
+from gitops_ml.commands._jobs import known_jobs, named
+from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.tools import Tools
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("names", nargs="*", metavar="KEY|EXPERIMENT", help="which jobs")
+    parser.add_argument("--all", action="store_true", help="all jobs of this repository")
+
+
+def run(args: argparse.Namespace, tools: Tools) -> int:
+    """End the jobs that are at work, and wait until they are gone."""
+    if bool(args.names) == args.all:
+        raise UserError("say which jobs to end: keys or experiments, or --all")
+    live = [known for known in named(args.names, known_jobs(tools)) if not known.status.state.final]
+    if not live:
+        tools.say("nothing to do: no such job is at work")
+        return ExitCode.OK
+    with ThreadPoolExecutor(max_workers=min(32, len(live))) as pool:
+        for future in [pool.submit(known.backend.cancel, known.job.key) for known in live]:
+            future.result()
+    for known in live:
+        tools.say(f"ended {known.job.experiment} seed {known.job.seed} ({known.job.key[:12]})")
+    return ExitCode.OK

@@ -1,0 +1,158 @@
+"""``gitops-ml run``: carry out the plan: reuse, train, collect."""
+
+import argparse
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gitops_ml import ci
+from gitops_ml.backends.base import Backend
+from gitops_ml.commands.plan import add_plan_arguments, plan_for
+from gitops_ml.errors import NotSupportedError, worst
+from gitops_ml.execution import Ports, Summary, execute
+from gitops_ml.planning import Plan, Trial
+from gitops_ml.progress import Progress, shown
+from gitops_ml.records import Origin
+from gitops_ml.storage.base import Storage
+from gitops_ml.storage.folder import FolderStorage
+from gitops_ml.tools import Tools
+
+_ROUNDS = 3
+"""A sweep's winner is known only when its points are trained: confirming it takes a further round."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_plan_arguments(parser)
+    parser.add_argument("--jobs", type=_count, metavar="N", help="train at most N at a time (default: what fits)")
+    parser.add_argument("--detach", action="store_true", help="return after submitting; `run` again collects")
+    parser.add_argument("--force", action="store_true", help="train again what has a record, as its next repeat")
+    parser.add_argument(
+        "--logs", action="store_true", help="show the log lines of all trials, not only of a single one"
+    )
+
+
+def run(args: argparse.Namespace, tools: Tools) -> int:
+    """Train what the plan says."""
+    done: set[str] = set()
+    codes: list[int] = []
+    for _ in range(_ROUNDS):
+        plan = plan_for(args, tools)
+        trials = [planned.trial for planned in plan.to_run() if planned.trial.key not in done]
+        if not trials:
+            if not done:
+                tools.say(_nothing(plan))
+            break
+        done |= {trial.key for trial in trials}
+        summary = _carry_out(trials, args, tools)
+        codes.append(summary.exit_code)
+        if args.detach or summary.exit_code or not any(t.experiment.sweep for t in trials):
+            break
+        args.force = False
+    return worst(*codes)
+
+
+def _carry_out(trials: Sequence[Trial], args: argparse.Namespace, tools: Tools) -> Summary:
+    jobs = args.jobs or default_jobs(trials, os.cpu_count() or 1)
+    follow = not args.detach and (args.logs or len(trials) == 1)
+    tools.note(f"{_trials(len(trials))} to train, {min(jobs, len(trials))} at a time")
+    progress = Progress(tools.err, trials, tools.environ, logs=follow)
+    ports = Ports(
+        backend=lambda trial: _backend(trial, tools),
+        blobs=tools.repository.blobs,
+        results=tools.results,
+        storage=_storage(tools),
+        scratch=tools.repository.state / "collected",
+        origin=_origin(tools),
+        secret=tools.environ.get,
+        now=tools.now,
+        wait=time.sleep,
+        on_event=progress,
+    )
+    with _ended_by_sigterm():
+        try:
+            summary = execute(trials, ports, jobs=jobs, detach=args.detach, follow=follow)
+        finally:
+            progress.close()
+    _say(summary, tools, detach=args.detach)
+    return summary
+
+
+def default_jobs(trials: Sequence[Trial], cpus: int) -> int:
+    """Return how many trainings this machine takes at a time: by the CPUs that they ask for, else four at most."""
+    asked = [trial.experiment.resources.cpu for trial in trials if trial.experiment.resources.cpu]
+    return max(1, cpus // max(asked)) if asked else max(1, min(4, cpus // 2))
+
+
+def _backend(trial: Trial, tools: Tools) -> tuple[str, Backend]:
+    name = trial.experiment.backend or tools.project.backend
+    return name, tools.backend(name)
+
+
+def _storage(tools: Tools) -> Storage:
+    place = tools.project.storage
+    if place is None:
+        return FolderStorage(tools.repository.state / "storage")
+    if "://" in place:
+        raise NotSupportedError(f"gitops-ml.yaml: storage: {place}: only folders are supported yet")
+    return FolderStorage(tools.repository.top / Path(place).expanduser())
+
+
+def _origin(tools: Tools) -> Origin:
+    context = ci.context(tools.environ)
+    if context is None:
+        return Origin(kind="local", user=tools.environ.get("USER"))
+    return Origin(kind="ci", run_url=context.run_url)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: every training is ended and what is left is said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(summary: Summary, tools: Tools, *, detach: bool) -> None:
+    parts = [
+        (len(summary.records), "succeeded"),
+        (len(summary.failed), "did not succeed"),
+        (len(summary.refused), "refused"),
+        (len(summary.going_on), "at work"),
+        (len(summary.not_started), "not started"),
+    ]
+    tools.say(", ".join(f"{_trials(count)} {words}" for count, words in parts if count))
+    if summary.interrupted:
+        tools.note(
+            "interrupted; the trainings that this run started are ended" if not summary.going_on else "interrupted"
+        )
+    for trial in summary.going_on:
+        tools.note(f"still at work: {shown(trial)} ({trial.key[:12]}); `gitops-ml cancel {trial.key[:12]}` ends it")
+    for trial in summary.not_started:
+        tools.note(f"not started: {shown(trial)} ({trial.key[:12]})")
+    if detach and (summary.going_on or summary.not_started):
+        tools.note("`gitops-ml run` goes on from here and collects what has ended")
+
+
+def _nothing(plan: Plan) -> str:
+    keys = {planned.trial.key for entry in plan.experiments for planned in entry.trials()}
+    return f"nothing to do: {_trials(len(keys))} planned, none to train"
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial{'' if count == 1 else 's'}"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of trainings; give 1 or more")
+    return int(text)

@@ -1,0 +1,75 @@
+"""What a succeeded trial brought back: its metrics under clear names, and where each file is kept."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from gitops_ml.globs import compiled
+from gitops_ml.planning import Trial
+from gitops_ml.readers.base import merge, read_outputs
+from gitops_ml.records import FILE_LIMIT_BYTES, Problem, Scalar, Series, StoredFile
+from gitops_ml.storage.base import Storage, StorageError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """All metrics of a trial."""
+
+    scalars: tuple[Scalar, ...]
+    series: tuple[Series, ...]
+    problems: tuple[Problem, ...]
+    ignored: tuple[str, ...]
+
+
+def collected(trial: Trial, folder: Path) -> Collected:
+    """Read the trial's metrics from its outputs; a tracked one that was not written is a problem."""
+    metrics = trial.experiment.metrics
+    readings = read_outputs(folder, metrics.read)
+    tracked = [track.name for track in metrics.track]
+    wanted = {*tracked, *(track.summary.of for track in metrics.track if track.summary.of)}
+    scalars, series, problems = merge(readings, wanted)
+    found = sorted({item.name for item in (*scalars, *series)})
+    missing = [name for name in tracked if name not in found]
+    written = ", ".join(found[:20]) or "no metrics at all"
+    files = ", ".join(reading.file for reading in readings)
+    problems += tuple(
+        Problem(file=files, where=name, message=f"the tracked metric was not written; the files hold: {written}")
+        for name in missing
+    )
+    ignored = tuple(f"{reading.file}: {words}" for reading in readings for words in reading.ignored)
+    return Collected(scalars=scalars, series=series, problems=problems, ignored=ignored)
+
+
+def kept_files(trial: Trial, folder: Path, storage: Storage) -> tuple[dict[str, bytes], tuple[StoredFile, ...]]:
+    """Put the outputs where they belong; return those for the ledger by their path there, and all with their place.
+
+    Small artifacts with ``store: git`` go to the ledger, all else to the storage, under the trial's key.
+    """
+    wished = [f for a in trial.experiment.artifacts if a.store == "git" for f in (a.path, f"{a.path.rstrip('/')}/**")]
+    for_git = compiled(tuple(wished))
+    files, stored = {}, []
+    for path in _paths(folder):
+        file = folder / path
+        size = file.stat().st_size
+        with file.open("rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+        if for_git(path) and size <= FILE_LIMIT_BYTES:
+            files[f"records/{trial.key[:2]}/{trial.key}/outputs/{path}"] = file.read_bytes()
+            store = "git"
+        else:
+            try:
+                storage.put_file(f"outputs/{trial.key}/{path}", file)
+                store = "storage"
+            except StorageError:
+                store = "none"
+        stored.append(StoredFile(path=path, sha256=digest, size_bytes=size, store=store))
+    return files, tuple(stored)
+
+
+def _paths(folder: Path) -> Iterator[str]:
+    """Yield the regular files below the folder whose names can be written down, sorted."""
+    for file in sorted(folder.rglob("*")):
+        path = file.relative_to(folder).as_posix()
+        if file.is_file() and not file.is_symlink() and path.isprintable():
+            yield path
