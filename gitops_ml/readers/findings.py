@@ -34,6 +34,9 @@ _NOT_FINITE |= {"+inf": math.inf, "+infinity": math.inf, "-inf": -math.inf, "-in
 _NOT_FINITE |= {".nan": math.nan, ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf}
 
 
+_FOUND_AGAIN = ("is nan", "is inf", "is -inf", "steps go back from ")
+
+
 class Repeated:
     """Stands for the value of a key that its mapping has more than once."""
 
@@ -105,6 +108,7 @@ class Findings:
         self._problems: list[Problem] = []
         self._ignored: list[str] = []
         self._refused: set[str] = set()
+        self._noted: set[tuple[str, str]] = set()
         self._more_problems = 0
         self._more_ignored = 0
         self._size = 0
@@ -139,6 +143,18 @@ class Findings:
             self._ignored.append(_clean(f"{name[:MAX_NAME_LENGTH]} ({why})"))
         else:
             self._more_ignored += 1
+
+    def ignore_once(self, name: str, why: str) -> None:
+        """Note what is no metric, unless it was noted before."""
+        if (name, why) not in self._noted and len(self._noted) < MAX_NAMES:
+            self._noted.add((name, why))
+            self.ignore(name, why)
+
+    def adopt(self, problems: Sequence[Problem]) -> None:
+        """Take over what a part's reader complained about, less what is found again in the whole."""
+        for problem in problems:
+            if not problem.message.startswith(_FOUND_AGAIN) and "values are not finite" not in problem.message:
+                self.problem(problem.where, problem.message, file=problem.file)
 
     def scalar(self, name: str, value: float, *, stderr: float | None = None, count: int | None = None) -> None:
         """Add a final value."""
