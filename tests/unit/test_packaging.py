@@ -49,7 +49,7 @@ def gitops_ml(site, cwd, *words):
     return subprocess.run(
         [sys.executable, "-P", "-m", "gitops_ml", *words],
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(site)},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -87,7 +87,7 @@ def test_wheel__elsewhere__validates_its_own_example(wheel, tmp_path):
     where = subprocess.run(
         [sys.executable, "-P", "-c", "import gitops_ml; print(gitops_ml.__file__)"],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(wheel)},
+        env={"PYTHONPATH": str(wheel), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=True,
