@@ -128,7 +128,9 @@ class FakeGitLab(Server):
         ]
         wanted = schema.get("body")
         if wanted == "multipart":
-            problems += [] if call.headers.get("content-type", "").startswith("multipart/form-data") else ["no multipart"]
+            problems += (
+                [] if call.headers.get("content-type", "").startswith("multipart/form-data") else ["no multipart"]
+            )
         elif wanted is not None:
             problems += _problems(wanted, call.json())
         elif call.body:
@@ -146,7 +148,11 @@ class FakeGitLab(Server):
         answer = getattr(self, f"_{call.method.lower()}_{name}")(call, token, at)
         if answer.status < 300:
             promised = schema["answers"].get(answer.status, {"not": {}})
-            bad = _problems(promised, answer.body) if promised is not None else ([] if answer.body is None else ["a body"])
+            bad = (
+                _problems(promised, answer.body)
+                if promised is not None
+                else ([] if answer.body is None else ["a body"])
+            )
             self.violations += [f"the fake's answer to {call.method} {call.path}: {problem}" for problem in bad]
         return answer
 
@@ -157,7 +163,14 @@ class FakeGitLab(Server):
         return Answer(body=[self._user(user) for user, name in self.users.items() if name == call.query["username"]])
 
     def _get_personal_access_tokens_self(self, call: Call, token: Token, at: Any) -> Answer:
-        body = {"id": 5, "name": "ci", "revoked": False, "active": True, "user_id": token.user, "expires_at": "2027-01-01"}
+        body = {
+            "id": 5,
+            "name": "ci",
+            "revoked": False,
+            "active": True,
+            "user_id": token.user,
+            "expires_at": "2027-01-01",
+        }
         return Answer(body={**body, "scopes": list(token.scopes)})
 
     def _get_projects(self, call: Call, token: Token, at: Any) -> Answer:
@@ -231,7 +244,9 @@ class FakeGitLab(Server):
             return Answer(status=400, body={"message": text})
         self.statuses.append({**wanted, "sha": at["sha"]})
         body = {"id": len(self.statuses), "sha": at["sha"], "status": wanted["state"], "name": wanted["name"]}
-        return Answer(status=201, body={**body, "description": wanted.get("description"), "target_url": wanted.get("target_url")})
+        return Answer(
+            status=201, body={**body, "description": wanted.get("description"), "target_url": wanted.get("target_url")}
+        )
 
     def _post_projects_uploads(self, call: Call, token: Token, at: Any) -> Answer:
         found = re.search(rb'name="file"; filename="([^"\r\n]+)"\r\nContent-Type: ([^\r\n]+)\r\n\r\n', call.body)
@@ -241,7 +256,13 @@ class FakeGitLab(Server):
         name = found[1].decode()
         url = f"/uploads/{hashlib.md5(str(len(self.uploads)).encode()).hexdigest()}/{name}"
         self.uploads[url] = call.body[found.end() :].rsplit(b"\r\n--", 1)[0]
-        body = {"id": 1, "alt": name, "url": url, "full_path": f"/-/project/{PROJECT_ID}{url}", "markdown": f"![{name}]({url})"}
+        body = {
+            "id": 1,
+            "alt": name,
+            "url": url,
+            "full_path": f"/-/project/{PROJECT_ID}{url}",
+            "markdown": f"![{name}]({url})",
+        }
         return Answer(status=201, body=body)
 
     def _get_projects_members_all_user(self, call: Call, token: Token, at: Any) -> Answer:
@@ -280,7 +301,10 @@ class FakeGitLab(Server):
 
 
 def _problems(schema: Any, value: Any) -> list[str]:
-    return [f"{error.json_path}: {error.message[:300]}" for error in jsonschema.Draft202012Validator(schema).iter_errors(value)]
+    return [
+        f"{error.json_path}: {error.message[:300]}"
+        for error in jsonschema.Draft202012Validator(schema).iter_errors(value)
+    ]
 
 
 def _not_found() -> Answer:

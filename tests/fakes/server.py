@@ -75,6 +75,8 @@ class Server:
         self.calls: list[Call] = []
         self.faults: list[Fault] = []
         self.violations: list[str] = []
+        self.before_answer: Callable[[Call], None] = lambda call: None
+        """Runs when a request has taken effect and nothing has been sent: to hold it there."""
         self.lock = threading.RLock()
         self._ending = threading.Event()
         fake = self
@@ -138,6 +140,7 @@ class Server:
                 answer = self.handle(call)
             if fault and fault.then:
                 fault.then()
+        self.before_answer(call)
         if fault is None:
             _send(handler, answer)
         elif fault.kind == "answer":

@@ -8,10 +8,24 @@ from typing import Any
 
 _TEXT = {"type": "string"}
 _ID = {"type": "integer", "minimum": 1}
-_USER = {"type": "object", "required": ["id", "username", "name", "state"], "properties": {"id": _ID, "username": _TEXT}}
+_USER = {
+    "type": "object",
+    "required": ["id", "username", "name", "state"],
+    "properties": {"id": _ID, "username": _TEXT},
+}
 _NOTE = {
     "type": "object",
-    "required": ["id", "body", "author", "created_at", "updated_at", "system", "noteable_iid", "noteable_type", "resolvable"],
+    "required": [
+        "id",
+        "body",
+        "author",
+        "created_at",
+        "updated_at",
+        "system",
+        "noteable_iid",
+        "noteable_type",
+        "resolvable",
+    ],
     "properties": {"id": _ID, "body": _TEXT, "author": _USER, "system": {"type": "boolean"}, "noteable_iid": _ID},
 }
 _MERGE_REQUEST = {
@@ -61,7 +75,10 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
             200: {
                 "type": "object",
                 "required": ["id", "path_with_namespace", "visibility", "permissions"],
-                "properties": {"visibility": {"enum": ["private", "internal", "public"]}, "permissions": {"type": "object"}},
+                "properties": {
+                    "visibility": {"enum": ["private", "internal", "public"]},
+                    "permissions": {"type": "object"},
+                },
             }
         }
     },
@@ -99,11 +116,17 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
             "required": ["state"],
             "additionalProperties": False,
             "properties": {
-                "state": _STATE, "name": _TEXT, "target_url": {"type": "string", "maxLength": 255},
-                "description": {"type": "string", "maxLength": 255}, "pipeline_id": _ID, "ref": _TEXT,
+                "state": _STATE,
+                "name": _TEXT,
+                "target_url": {"type": "string", "maxLength": 255},
+                "description": {"type": "string", "maxLength": 255},
+                "pipeline_id": _ID,
+                "ref": _TEXT,
             },
         },
-        "answers": {201: {"type": "object", "required": ["id", "sha", "status", "name"], "properties": {"status": _STATE}}},
+        "answers": {
+            201: {"type": "object", "required": ["id", "sha", "status", "name"], "properties": {"status": _STATE}}
+        },
     },  # fmt: skip
     # https://docs.gitlab.com/api/project_markdown_uploads/#upload-a-file
     ("POST", "/projects/{id}/uploads"): {

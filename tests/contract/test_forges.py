@@ -1,0 +1,274 @@
+"""Every forge keeps one contract: one comment per change and marker, one newest status, changes and permissions."""
+
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from gitops_ml.forges.base import CannotPublishError, Permission, State
+from gitops_ml.forges.comments import body_of
+from tests.fakes.forges import HEAD, place
+
+MARKER = "<!-- gitops-ml comment=default -->"
+OTHER = "<!-- gitops-ml comment=nightly -->"
+
+
+@pytest.fixture(params=["github", "gitlab", "local"])
+def there(request, tmp_path):
+    with place(request.param, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def remote(request, tmp_path):
+    with place(request.param, tmp_path) as opened:
+        yield opened
+
+
+def post(forge, there, text, *, marker=MARKER, commit=HEAD):
+    return forge.upsert_comment(there.number, marker=marker, body=f"{marker}\n{text}\n", commit=commit).action
+
+
+def bodies(there):
+    return [body_of(text) for text in there.own()]
+
+
+def test_upsert_comment__first_changed_and_same_text__one_comment(there):
+    actions = [post(there.forge(), there, text) for text in ("one", "two", "two")]
+
+    assert actions == ["created", "updated", "unchanged"]
+    assert bodies(there) == ["two"]
+
+
+def test_upsert_comment__two_markers__two_comments(there):
+    post(there.forge(), there, "one")
+    post(there.forge(), there, "two", marker=OTHER)
+    post(there.forge(), there, "three")
+
+    assert sorted(bodies(there)) == ["three", "two"]
+
+
+def test_upsert_comment__first_line_is_the_marker(there):
+    post(there.forge(), there, "one")
+
+    assert there.own()[0].split("\n")[0] == MARKER
+
+
+def test_upsert_comment__same_body__is_the_same_on_every_forge(tmp_path):
+    shown = []
+    for name in ("github", "gitlab", "local"):
+        with place(name, tmp_path) as there:
+            post(there.forge(), there, "| a | b |\n| --- | --- |\n| é | `x` |")
+            shown += bodies(there)
+
+    assert len(shown) == 3
+    assert len(set(shown)) == 1
+
+
+def test_set_status__pending_then_failure__the_newest_stands(there):
+    forge = there.forge()
+    forge.set_status(HEAD, context="gitops-ml/x", state=State.PENDING, text="training", url=None)
+    forge.set_status(HEAD, context="gitops-ml/x", state=State.FAILURE, text="worse", url=None)
+
+    assert there.statuses()[-1] == ("gitops-ml/x", "failure", "worse")
+
+
+def test_set_status__same_again__is_no_error(there):
+    for _ in range(2):
+        there.forge().set_status(HEAD, context="gitops-ml/x", state=State.PENDING, text="training", url=None)
+
+    assert there.statuses()[-1] == ("gitops-ml/x", "pending", "training")
+
+
+def test_change_for__head_and_unknown_commit(there):
+    forge = there.forge()
+
+    assert forge.change_for(HEAD).number == there.number
+    assert forge.change_for("f" * 40) is None
+    assert [change.number for change in forge.open_changes()] == [there.number]
+    change = forge.change(there.number)
+    assert (change.head, change.head_ref, change.base_ref, change.open) == (HEAD, "larger-rate", "main", True)
+    assert not change.fork
+
+
+def test_check__every_line_says_what_was_found(there):
+    checks = list(there.forge().check())
+
+    assert checks
+    assert all(check.subject and check.found for check in checks)
+    assert all(check.fix for check in checks if check.ok is False)
+
+
+# GitHub and GitLab
+
+
+def test_permission__of_members_strangers_and_nobody(remote):
+    forge = remote.forge()
+
+    assert forge.permission("dana") is Permission.ADMIN
+    assert forge.permission("rob") is Permission.WRITE
+    assert forge.permission("stranger") is Permission.READ
+    assert forge.permission("nobody-here") is Permission.NONE
+
+
+def test_set_status__long_text__is_cut_to_what_the_forge_takes(remote):
+    remote.forge().set_status(HEAD, context="gitops-ml/x", state=State.SUCCESS, text="ä" * 1000, url="https://x.test/r")
+
+    text = remote.statuses()[-1][2]
+    assert text.endswith("ä…")
+    assert len(text) == {"github": 140, "gitlab": 255}[remote.name]
+
+
+def test_upsert_comment__250_foreign_ones_and_ours_on_page_3__is_found(remote):
+    remote.add_foreign("x")
+    remote.add_own(f"{MARKER}\nold")
+    for number in range(250):
+        remote.add_foreign(f"comment {number}")
+
+    assert post(remote.forge(), remote, "new") == "updated"
+    assert bodies(remote) == ["new"]
+    assert len(remote.foreign()) == 251
+
+
+def test_upsert_comment__marker_copied_by_someone_else__theirs_is_untouched(remote):
+    stolen = f"{MARKER}\n<!-- gitops-ml order=999999.1 commit={HEAD} nonce=00 -->\nyou pass"
+    remote.add_foreign(stolen)
+
+    assert post(remote.forge(), remote, "mine") == "created"
+    assert remote.foreign() == [stolen]
+    assert bodies(remote) == ["mine"]
+
+
+def test_upsert_comment__marker_quoted_below_the_first_line__is_not_ours_to_edit(remote):
+    remote.add_own(f"> {MARKER}\nquoted by another tool that has our identity")
+
+    assert post(remote.forge(), remote, "mine") == "created"
+    assert len(remote.own()) == 2
+
+
+def test_upsert_comment__surplus_ones_of_ours__are_removed(remote):
+    for text in ("one", "two", "three"):
+        remote.add_own(f"{MARKER}\n{text}")
+
+    post(remote.forge(), remote, "new")
+
+    assert bodies(remote) == ["new"]
+
+
+def test_upsert_comment__older_run_after_newer__newer_stays(remote):
+    post(remote.forge(run=6), remote, "newer")
+
+    assert post(remote.forge(run=5), remote, "older") == "outdated"
+    assert bodies(remote) == ["newer"]
+
+
+def test_upsert_comment__older_attempt_of_the_run__newer_stays(remote):
+    post(remote.forge(run=5, attempt=2), remote, "second try")
+
+    assert post(remote.forge(run=5, attempt=1), remote, "first try") == "outdated"
+    assert bodies(remote) == ["second try"]
+
+
+def test_upsert_comment__new_run_for_an_old_commit__head_commit_stays(remote):
+    post(remote.forge(run=5), remote, "of the head")
+
+    assert post(remote.forge(run=9), remote, "of an old commit", commit="b" * 40) == "outdated"
+    assert bodies(remote) == ["of the head"]
+
+
+def test_upsert_comment__after_a_push__newer_commit_replaces_older(remote):
+    post(remote.forge(run=5), remote, "old head")
+    remote.push("b" * 40)
+
+    assert post(remote.forge(run=5), remote, "new head", commit="b" * 40) == "updated"
+    assert bodies(remote) == ["new head"]
+
+
+def test_upsert_comment__same_text_of_a_newer_run__the_order_moves_on(remote):
+    # Else a run between the two that ends last would count as newer than what stands.
+    post(remote.forge(run=5), remote, "same")
+    post(remote.forge(run=9), remote, "same")
+
+    assert post(remote.forge(run=7), remote, "between") == "outdated"
+
+
+def test_upsert_comment__someone_edited_ours__is_put_right(remote):
+    post(remote.forge(), remote, "verdict: worse")
+    remote.add_own(remote.own()[0].replace("worse", "better"))
+    first = remote.fake.comments if remote.name == "github" else remote.fake.notes
+    del first[0]
+
+    assert post(remote.forge(), remote, "verdict: worse") == "updated"
+    assert bodies(remote) == ["verdict: worse"]
+
+
+def test_upsert_comment__too_long__is_refused_before_it_is_sent(remote):
+    with pytest.raises(CannotPublishError, match="takes"):
+        post(remote.forge(), remote, "x" * remote.forge().max_comment_bytes)
+
+    assert remote.fake.calls == []
+
+
+def test_upsert_comment__longest_allowed__is_taken(remote):
+    forge = remote.forge()
+    body = "x" * forge.max_comment_bytes
+    forge.upsert_comment(remote.number, marker=MARKER, body=body, commit="a" * 64)
+
+    assert bodies(remote) == [body]
+
+
+def test_upsert_comment__existing_among_fewer_than_100__few_requests(remote):
+    for _ in range(90):
+        remote.add_foreign("x")
+    post(remote.forge(), remote, "one")
+    remote.fake.calls.clear()
+
+    forge = remote.forge(run=6)
+    post(forge, remote, "two")
+    forge.set_status(HEAD, context="gitops-ml/x", state=State.SUCCESS, text="same", url=None)
+
+    assert len(remote.fake.calls) == {"github": 3, "gitlab": 5}[remote.name]
+
+
+@pytest.mark.parametrize("runs", [(5, 5), (5, 6), (6, 5)])
+def test_upsert_comment__two_processes_post_the_first_at_once__one_remains(remote, runs):
+    # Neither gets an answer to its first look, nor to its first write, before the other has done the same.
+    both = threading.Barrier(2, timeout=20)
+    turns = {remote.read_comments: 2, remote.create_comment: 2}
+    lock = threading.Lock()
+
+    def wait_for_the_other(call):
+        for method, path in turns:
+            if call.method == method and re.fullmatch(path, call.path):
+                with lock:
+                    turns[method, path] -= 1
+                    turn = turns[method, path]
+                if turn >= 0:
+                    both.wait()
+
+    remote.fake.before_answer = wait_for_the_other
+    forges = [remote.forge(run=run) for run in runs]
+    threads = [threading.Thread(target=post, args=(forge, remote, f"by run {run}")) for forge, run in zip(forges, runs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert len(remote.fake.sent(*remote.create_comment)) == 2
+    assert bodies(remote) == [f"by run {max(runs)}"]
+
+
+def test_upsert_comment__closed_change__nothing_is_written(remote):
+    remote.close_change()
+
+    assert post(remote.forge(), remote, "late") == "closed"
+    assert remote.own() == []
+
+
+def test_import__of_the_forges__loads_no_client():
+    code = "import sys, gitops_ml.forges.github, gitops_ml.forges.gitlab; print({'github', 'gitlab', 'requests'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+
+    assert done.stdout.strip() == "set()"
