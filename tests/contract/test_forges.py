@@ -240,12 +240,12 @@ def test_upsert_comment__two_processes_post_the_first_at_once__one_remains(remot
     lock = threading.Lock()
 
     def wait_for_the_other(call):
-        for method, path in turns:
-            if call.method == method and re.fullmatch(path, call.path):
+        for step in list(turns):
+            if call.method == step[0] and re.fullmatch(step[1], call.path):
                 with lock:
-                    turns[method, path] -= 1
-                    turn = turns[method, path]
-                if turn >= 0:
+                    turns[step] -= 1
+                    first_two = turns[step] >= 0
+                if first_two:
                     both.wait()
 
     remote.fake.before_answer = wait_for_the_other
@@ -268,7 +268,10 @@ def test_upsert_comment__closed_change__nothing_is_written(remote):
 
 
 def test_import__of_the_forges__loads_no_client():
-    code = "import sys, gitops_ml.forges.github, gitops_ml.forges.gitlab; print({'github', 'gitlab', 'requests'} & set(sys.modules))"
+    code = (
+        "import sys, gitops_ml.forges.github, gitops_ml.forges.gitlab\n"
+        "print({'github', 'gitlab', 'requests'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
 
     assert done.stdout.strip() == "set()"

@@ -196,9 +196,14 @@ class FakeGitHub(Server):
         base = {**body["base"], "ref": "main", "repo": {**body["base"]["repo"], "full_name": self.repository}}
         return {
             "requested_teams": [],  # the document's example has one that breaks its own schema
-            "number": pull.number, "state": pull.state, "draft": pull.draft, "title": pull.title, "head": head,
-            "base": base, "user": {**body["user"], "login": pull.author},
-        }  # fmt: skip
+            "number": pull.number,
+            "state": pull.state,
+            "draft": pull.draft,
+            "title": pull.title,
+            "head": head,
+            "base": base,
+            "user": {**body["user"], "login": pull.author},
+        }
 
     def _get_issues_issue_number_comments(self, call: Call, token: Token, at: Any) -> Answer:
         if int(at["issue_number"]) not in self.pulls:
@@ -291,9 +296,12 @@ class FakeGitHub(Server):
             self.violations += [f"GraphQL: {problem.message}" for problem in problems]
         root = {"viewer": {"__typename": "User", "login": token.login}, "repository": self._graphql_repository}
         result = graphql.execute(
-            self._schema, document, root_value=root, variable_values=asked.get("variables"),
+            self._schema,
+            document,
+            root_value=root,
+            variable_values=asked.get("variables"),
             type_resolver=lambda value, *_: value["__typename"],
-        )  # fmt: skip
+        )
         self.violations += [
             f"GraphQL: {error.message}"
             for error in result.errors or ()

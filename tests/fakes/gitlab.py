@@ -112,10 +112,13 @@ class FakeGitLab(Server):
 
     def _rest(self, call: Call, token: Token) -> Answer:
         found = next(
-            ((route, match.groupdict()) for method, pattern, route in _ROUTES
-             if method == call.method and (match := pattern.match(call.path.removeprefix("/api/v4")))),
+            (
+                (route, match.groupdict())
+                for method, pattern, route in _ROUTES
+                if method == call.method and (match := pattern.match(call.path.removeprefix("/api/v4")))
+            ),
             None,
-        )  # fmt: skip
+        )
         if found is None or not call.path.startswith("/api/v4/"):
             self.violations.append(f"{call.method} {call.path} is not in the schema")
             return Answer(status=404, body={"error": "404 Not Found"})
@@ -240,7 +243,8 @@ class FakeGitLab(Server):
         same = [one for one in self.statuses if (one["sha"], one["name"]) == (at["sha"], wanted["name"])]
         if same and same[-1]["state"] == wanted["state"]:
             act = {"running": "run", "success": "success", "failed": "drop"}[wanted["state"]]
-            text = f'Cannot transition status via :{act} from :{wanted["state"]} (Reason(s): Status cannot transition via "{act}")'
+            text = f"Cannot transition status via :{act} from :{wanted['state']}"
+            text += f' (Reason(s): Status cannot transition via "{act}")'
             return Answer(status=400, body={"message": text})
         self.statuses.append({**wanted, "sha": at["sha"]})
         body = {"id": len(self.statuses), "sha": at["sha"], "status": wanted["state"], "name": wanted["name"]}
@@ -279,18 +283,33 @@ class FakeGitLab(Server):
 
     def _request(self, request: MergeRequest) -> dict[str, Any]:
         return {
-            "id": 9000 + request.number, "iid": request.number, "state": request.state, "title": request.title,
-            "sha": request.head, "source_branch": request.branch, "target_branch": "main", "draft": request.draft,
-            "source_project_id": request.source_project, "target_project_id": PROJECT_ID,
-            "author": self._user(request.author), "web_url": f"{self.url}/{self.project}/-/merge_requests/{request.number}",
-        }  # fmt: skip
+            "id": 9000 + request.number,
+            "iid": request.number,
+            "state": request.state,
+            "title": request.title,
+            "sha": request.head,
+            "source_branch": request.branch,
+            "target_branch": "main",
+            "draft": request.draft,
+            "source_project_id": request.source_project,
+            "target_project_id": PROJECT_ID,
+            "author": self._user(request.author),
+            "web_url": f"{self.url}/{self.project}/-/merge_requests/{request.number}",
+        }
 
     def _note(self, note: Note) -> dict[str, Any]:
         when = "2026-11-23T12:00:00.000Z"
         return {
-            "id": note.number, "body": note.body, "author": self._user(note.user), "created_at": when, "updated_at": when,
-            "system": note.system, "noteable_iid": note.request, "noteable_type": "MergeRequest", "resolvable": False,
-        }  # fmt: skip
+            "id": note.number,
+            "body": note.body,
+            "author": self._user(note.user),
+            "created_at": when,
+            "updated_at": when,
+            "system": note.system,
+            "noteable_iid": note.request,
+            "noteable_type": "MergeRequest",
+            "resolvable": False,
+        }
 
     def _page(self, call: Call, everything: list[Any]) -> Answer:
         size = min(int(call.query.get("per_page", "20")), 100)

@@ -1,7 +1,7 @@
 """What GitLab's REST API takes and answers on the routes that we use, written by hand from its documentation.
 
-GitLab publishes no document that could be sliced: the generated one leaves the bodies of notes and uploads untyped. Each
-entry names the page that it was written from. Only fields that the page promises are required.
+GitLab publishes no document that could be sliced: the generated one leaves the bodies of notes and uploads untyped.
+Each entry names the page that it was written from. Only fields that the page promises are required.
 """
 
 from typing import Any
@@ -31,8 +31,18 @@ _NOTE = {
 _MERGE_REQUEST = {
     "type": "object",
     "required": [
-        "id", "iid", "state", "title", "sha", "source_branch", "target_branch", "source_project_id", "target_project_id",
-        "author", "draft", "web_url",
+        "id",
+        "iid",
+        "state",
+        "title",
+        "sha",
+        "source_branch",
+        "target_branch",
+        "source_project_id",
+        "target_project_id",
+        "author",
+        "draft",
+        "web_url",
     ],
     "properties": {
         "iid": _ID,
@@ -44,7 +54,7 @@ _MERGE_REQUEST = {
         "draft": {"type": "boolean"},
         "web_url": _TEXT,
     },
-}  # fmt: skip
+}
 _BODY = {
     "type": "object",
     "required": ["body"],
@@ -127,7 +137,7 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
         "answers": {
             201: {"type": "object", "required": ["id", "sha", "status", "name"], "properties": {"status": _STATE}}
         },
-    },  # fmt: skip
+    },
     # https://docs.gitlab.com/api/project_markdown_uploads/#upload-a-file
     ("POST", "/projects/{id}/uploads"): {
         "body": "multipart",
