@@ -258,7 +258,9 @@ class Repository:
         """Return what each name stands for, all through the one git process that stays open."""
         with self._batch_lock:
             if self._batch is None or not self._batch.alive():
-                self._batch = _Batch(self._command(["cat-file", "--batch"]), self.top, self._reading())
+                self._batch = _Batch(
+                    self._command(["cat-file", "--batch"]), self.top, {**self._environ, **self._reading()}
+                )
             return self._batch.ask(names)
 
     def entries(self, treeish: str) -> Mapping[str, TreeEntry] | None:
@@ -506,7 +508,7 @@ class Repository:
 
     def _obtain(self, oids: Sequence[str], filter_spec: str = "blob:limit=1m") -> None:
         """Fetch objects that a shallow or partial clone lacks into the private store."""
-        if not (self._shallow() or self._partial()):
+        if not self._incomplete():
             raise GitError(f"object {oids[0]} is not in this repository")
         remote = self._any_remote()
         # As git itself does for partial clones: no negotiation, or the server would leave out what our commits imply.
@@ -515,8 +517,10 @@ class Repository:
         if done.returncode:
             raise _service_error(f"cannot fetch {len(oids)} objects that this clone lacks from {remote}", done)
 
-    def _partial(self) -> bool:
-        return any(Path(self._layout.objects, "pack").glob("*.promisor"))
+    def _incomplete(self) -> bool:
+        """Say whether objects may be missing: a shallow or partial clone, or commits alone from deepening one."""
+        packs = (self._layout.objects / "pack", self._store / "objects/pack")
+        return self._layout.shallow.exists() or any(True for pack in packs for _ in pack.glob("*.promisor"))
 
     def _any_remote(self) -> str:
         names = os.fsdecode(self._read_git(["remote"]).stdout).split()
@@ -541,7 +545,7 @@ class Repository:
     def _listed(self, version: Version) -> Tree:
         args = ["ls-tree", "-r", "-z", "--full-tree", _oid(version.tree)]
         done = self._read_git(args, check=False)
-        if done.returncode and (self._shallow() or self._partial()):
+        if done.returncode and self._incomplete():
             self._obtain([version.tree])
             done = self._read_git(args, check=False)
         if done.returncode:

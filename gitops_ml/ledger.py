@@ -57,8 +57,8 @@ def report_path(experiment: str, commit: str, plan: str) -> str:
 class Pushed:
     """What a push did: the ledger's commit, the paths added, and the record keys that were there before."""
 
-    commit: str | None
-    """None: there is no ledger yet, and there was nothing to begin one with."""
+    commit: str
+    """Empty: there is no ledger yet, and there was nothing to begin one with."""
     added: Sequence[str] = ()
     present: Sequence[str] = ()
     warnings: Sequence[str] = ()
@@ -236,10 +236,10 @@ class Results:
                 # An answer may have been lost: then one of our commits is already part of the branch.
                 done = next((c for c in reversed(written) if tip and self._repository.is_ancestor(c, tip)), None)
                 if done:
-                    return Pushed(commit=tip, added=tuple(written[done]), present=tuple(sorted(present)))
+                    return Pushed(commit=tip or "", added=tuple(written[done]), present=tuple(sorted(present)))
                 new, present = self._new(files, tip)
                 if not new:
-                    return Pushed(commit=tip, present=tuple(sorted(present)))
+                    return Pushed(commit=tip or "", present=tuple(sorted(present)))
                 readme = {"README.md": self._readme(new, tip)}
                 commit = self._repository.write_commit({**new, **readme}, parent=tip, message=message)
                 written[commit] = sorted(new)
