@@ -475,7 +475,7 @@ class _Fields:
         return f"{self._place}.{name}" if self._place else name
 
     def form(self, schema: str) -> None:
-        found, ours = self.text("schema"), schema.rpartition("v")[0]
+        found, ours = self.text("schema"), schema.rstrip("0123456789")
         if not (found.startswith(ours) and found.removeprefix(ours).isdecimal()):
             raise RecordError(f"{self.place('schema')} is {found!r}, not {schema!r} or a newer one")
 
