@@ -29,7 +29,7 @@ def collected(trial: Trial, folder: Path) -> Collected:
     tracked = [track.name for track in metrics.track]
     wanted = {*tracked, *(track.summary.of for track in metrics.track if track.summary.of)}
     scalars, series, problems = merge(readings, wanted)
-    found = sorted({item.name for item in (*scalars, *series)})
+    found = sorted({scalar.name for scalar in scalars} | {one.name for one in series})
     missing = [name for name in tracked if name not in found]
     written = ", ".join(found[:20]) or "no metrics at all"
     files = ", ".join(reading.file for reading in readings)

@@ -136,6 +136,7 @@ def run(
     started = heard = time.monotonic()
     ending: Ending | None = None
     kill_at: float | None = None
+    beat()
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         selector.register(stop, selectors.EVENT_READ)

@@ -257,7 +257,7 @@ class LocalBackend:
             sink = -1
             environ = self._context.environ
             with (attempt / "agent.log").open("wb") as errors:
-                subprocess.Popen(
+                agent = subprocess.Popen(
                     command,
                     cwd=attempt,
                     env={
@@ -272,6 +272,8 @@ class LocalBackend:
                     pass_fds=(lock.descriptor,),
                     start_new_session=True,
                 )
+            # As long as we live somebody must ask how it ended, or it stays as a zombie.
+            threading.Thread(target=agent.wait, daemon=True).start()
         finally:
             os.close(source)
             if sink >= 0:
