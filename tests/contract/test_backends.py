@@ -208,7 +208,7 @@ def test_cancel__over_or_unknown__is_quiet(site: Site) -> None:
 
 def test_collect__declared_outputs__are_brought_repeatably(site: Site, tmp_path: Path) -> None:
     of = trial(
-        f"{WRITES}; echo m > model.bin; mkdir deep; echo d > deep/a.txt; echo no > other.txt; ln -s /etc/passwd out/link",
+        f"{WRITES}; echo m > model.bin; mkdir deep; echo d > deep/a.txt; echo no > a.txt; ln -s /etc/passwd out/link",
         metrics=METRICS,
         artifacts=(Artifact(path="model.bin"), Artifact(path="deep")),
     )
@@ -298,7 +298,8 @@ def test_secrets__not_set__is_refused(site: Site) -> None:
         site.submit(of)
 
     assert str(refused.value) == (
-        "experiments/digits.yaml: environment.secrets: not set here: HF_TOKEN; set the environment variable and run again"
+        "experiments/digits.yaml: environment.secrets: not set here: HF_TOKEN; "
+        "set the environment variable and run again"
     )
     assert site.backend.poll([of.key]) == {}
 

@@ -4,11 +4,19 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from gitops_ml.planning import Trial, TreeFile
-from gitops_ml.records import Version
+from gitops_ml.planning import TreeFile, Trial
+from gitops_ml.records import (
+    Attempt,
+    Record,
+    Version,
+    attempt_from_json,
+    json_document,
+    record_from_json,
+    series_from_csv,
+)
 from gitops_ml.spec import Experiment
 
 VERSION = Version(commit="c" * 40, tree="d" * 40, label="main")
@@ -65,3 +73,30 @@ def until(question: Callable[[], _T], *, seconds: float = 30) -> _T:
             raise AssertionError(f"not so within {seconds} s: {question}")
         pause.wait(0.01)
     return answer
+
+
+class Kept:
+    """What ``ledger.Results`` keeps, in memory: a record that is there stays."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def attempts(self, keys: Iterable[str]) -> Mapping[str, Sequence[Attempt]]:
+        found: dict[str, list[Attempt]] = {}
+        for key in keys:
+            paths = sorted(path for path in self.files if path.startswith(f"attempts/{key[:2]}/{key}/"))
+            found[key] = [attempt_from_json(json_document(self.files[path])) for path in paths]
+        return found
+
+    def keep(self, files: Mapping[str, bytes]) -> None:
+        self.files = {**files, **self.files}
+
+    def record(self, of: Trial) -> Record:
+        folder = f"records/{of.key[:2]}/{of.key}"
+        csv = self.files.get(f"{folder}/series.csv")
+        return record_from_json(
+            json_document(self.files[f"{folder}/record.json"]), () if csv is None else series_from_csv(csv)
+        )
+
+    def records(self) -> list[str]:
+        return [path for path in self.files if path.endswith("/record.json")]

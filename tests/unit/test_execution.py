@@ -1,0 +1,318 @@
+"""Plans carried out with real agents: every outcome, and every way to be cut off."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gitops_ml.backends.base import Context, JobState
+from gitops_ml.backends.local import LocalBackend
+from gitops_ml.bundles import bundle
+from gitops_ml.errors import ExitCode
+from gitops_ml.execution import Event, EventKind, Ports, Summary, execute
+from gitops_ml.planning import Trial
+from gitops_ml.records import Origin, Outcome
+from gitops_ml.spec import Artifact, Budget, Environment, Metrics, Read, Sweep, Track
+from gitops_ml.storage.folder import FolderStorage
+from tests.fakes.trials import WRITES, Kept, Objects, trial, until
+
+METRICS = Metrics(read=(Read(path="out/*.json"),), track=(Track(name="accuracy"),))
+ENVIRON = {"PATH": os.environ["PATH"], "TOKEN": "s3cret-value"}
+
+
+class Here:
+    """One repository's state, with as many executions on it as a test wants."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.kept = Kept()
+        self.events: list[Event] = []
+        self.objects = Objects()
+        self.backend = self.connect()
+
+    def connect(self) -> LocalBackend:
+        return LocalBackend(
+            Context(state=self.state, settings={"grace_s": 0.3}, environ=ENVIRON, now=lambda: datetime.now(UTC))
+        )
+
+    def execute(
+        self,
+        *trials: Trial,
+        jobs: int = 2,
+        wait: Callable[[float], None] | None = None,
+        on_event: Callable[[Event], None] = lambda _: None,
+        **options: bool,
+    ) -> Summary:
+        def take(event: Event) -> None:
+            self.events.append(event)
+            on_event(event)
+
+        ports = Ports(
+            backend=lambda _: ("local", self.backend),
+            blobs=self.objects.blobs,
+            results=self.kept,
+            storage=FolderStorage(self.state / "storage"),
+            scratch=self.state / "collected",
+            origin=Origin(kind="local"),
+            secret=ENVIRON.get,
+            now=lambda: datetime.now(UTC),
+            wait=wait or (lambda _: time.sleep(0.005)),
+            on_event=take,
+        )
+        return execute(trials, ports, jobs=jobs, **options)
+
+    def kinds(self, of: Trial) -> list[EventKind]:
+        kinds = [event.kind for event in self.events if event.trial is of]
+        return [kind for kind in kinds if kind not in (EventKind.CHANGED, EventKind.LINE)]
+
+    def submit(self, of: Trial) -> None:
+        with bundle(of, self.objects.blobs) as made:
+            self.backend.submit(of, made)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Here:
+    return Here(tmp_path / "state")
+
+
+def test_execute__good_training__keeps_one_record(here: Here) -> None:
+    of = trial(WRITES, metrics=METRICS, artifacts=(Artifact(path="out/metrics.json", store="git"),))
+
+    summary = here.execute(of)
+
+    record = here.kept.record(of)
+    assert summary.exit_code is ExitCode.OK
+    assert [r.key for r in summary.records] == [of.key]
+    assert (record.attempt.outcome, record.attempt.number, record.attempt.backend) == (Outcome.SUCCEEDED, 1, "local")
+    assert [(scalar.name, scalar.value) for scalar in record.scalars] == [("accuracy", 0.5)]
+    assert record.problems == ()
+    assert [(file.path, file.store) for file in record.files] == [("out/metrics.json", "git")]
+    assert here.kept.files[f"records/{of.key[:2]}/{of.key}/outputs/out/metrics.json"] == b'{"accuracy": 0.5}\n'
+    assert here.kinds(of) == [EventKind.SUBMITTED, EventKind.SUCCEEDED]
+
+
+def test_execute__no_metrics_named__keeps_a_record_of_nothing(here: Here) -> None:
+    of = trial("true")
+
+    assert here.execute(of).exit_code is ExitCode.OK
+    assert here.kept.record(of).scalars == ()
+
+
+@pytest.mark.parametrize(
+    ("run", "outcome", "reason", "exit_code"),
+    [
+        ("echo boom; exit 3", "failed", "the training exited with code 3", 3),
+        ("kill -9 $$", "failed", "the training was killed (SIGKILL); often the machine was out of memory", -9),
+        ("echo nothing", "failed", "wrote no metrics: no file matches out/*.json", 0),
+        ("no-such-command", "failed", "the training exited with code 127", 127),
+        ("sleep 600", "timed_out", "printed nothing for 0.2s (no_output)", -15),
+    ],
+)
+def test_execute__bad_training__keeps_an_attempt(
+    here: Here, run: str, outcome: str, reason: str, exit_code: int
+) -> None:
+    of = trial(run, metrics=METRICS, budget=Budget(no_output_s=0.2))
+
+    summary = here.execute(of)
+
+    (attempt,) = here.kept.attempts([of.key])[of.key]
+    assert summary.exit_code is ExitCode.TRIAL_FAILED
+    assert (attempt.outcome, attempt.reason, attempt.exit_code) == (outcome, reason, exit_code)
+    assert here.kept.records() == []
+
+
+def test_execute__metrics_that_are_not_numbers__are_kept_and_said(here: Here) -> None:
+    of = trial('mkdir -p out; echo \'{"accuracy": NaN, "loss": 1.5}\' > out/metrics.json', metrics=METRICS)
+
+    summary = here.execute(of)
+
+    record = here.kept.record(of)
+    assert summary.exit_code is ExitCode.OK
+    assert math.isnan(next(scalar.value for scalar in record.scalars if scalar.name == "accuracy"))
+    assert any("accuracy" in problem.where + problem.message for problem in record.problems)
+
+
+def test_execute__tracked_metric_missing__is_a_problem(here: Here) -> None:
+    of = trial("mkdir -p out; echo '{\"loss\": 1.5}' > out/metrics.json", metrics=METRICS)
+
+    here.execute(of)
+
+    (problem,) = here.kept.record(of).problems
+    assert (problem.file, problem.where) == ("out/metrics.json", "accuracy")
+    assert problem.message == "the tracked metric was not written; the files hold: loss"
+
+
+def test_execute__same_metric_in_two_files__is_never_guessed(here: Here) -> None:
+    of = trial(f"{WRITES}; echo '{{\"accuracy\": 0.9}}' > out/other.json", metrics=METRICS)
+
+    here.execute(of)
+
+    record = here.kept.record(of)
+    assert [(s.name, s.value) for s in record.scalars] == [
+        ("out/metrics.json:accuracy", 0.5),
+        ("out/other.json:accuracy", 0.9),
+    ]
+    assert "accuracy" in {problem.where for problem in record.problems}
+
+
+def test_execute__failed_log__is_kept_without_secrets(here: Here) -> None:
+    of = trial("echo $TOKEN ghp_" + "a" * 36 + "; exit 1", environment=Environment(secrets=("TOKEN",)))
+
+    here.execute(of)
+
+    assert here.kept.attempts([of.key])[of.key][0].log_tail == "*** ***"
+
+
+def test_execute__retries__go_on_until_one_succeeds(here: Here, tmp_path: Path) -> None:
+    of = trial(f"echo x >> {tmp_path}/tries; test $(wc -l < {tmp_path}/tries) = 3", budget=Budget(retries_failed=2))
+
+    summary = here.execute(of)
+
+    assert summary.exit_code is ExitCode.OK
+    assert here.kept.record(of).attempt.number == 3
+    assert [attempt.number for attempt in here.kept.attempts([of.key])[of.key]] == [1, 2]
+    assert here.kinds(of)[1:-1:2] == [EventKind.RETRIED] * 2
+
+
+def test_execute__refused__lets_the_others_go_on(here: Here) -> None:
+    refused = trial("true", environment=Environment(secrets=("ABSENT",)))
+    good = trial("echo good")
+
+    summary = here.execute(refused, good)
+
+    assert summary.exit_code is ExitCode.USAGE
+    assert [of.key for of, _ in summary.refused] == [refused.key]
+    assert here.kept.record(good)
+
+
+@pytest.mark.parametrize(("jobs", "parallel"), [(2, None), (5, 2)])
+def test_execute__many__never_more_at_a_time_than_allowed(here: Here, jobs: int, parallel: int | None) -> None:
+    sweep = Sweep(list=(), parallel=parallel) if parallel else None
+    first = trial("true", sweep=sweep)
+    trials = [first] + [_sibling(first, seed) for seed in range(1, 5)]
+    live: set[str] = set()
+    most = 0
+
+    def count(event: Event) -> None:
+        nonlocal most
+        (live.add if event.kind in (EventKind.SUBMITTED, EventKind.CHANGED) else live.discard)(event.trial.key)
+        most = max(most, len(live))
+
+    summary = here.execute(*trials, jobs=jobs, on_event=count)
+
+    assert len(summary.records) == 5
+    assert most == 2
+
+
+def test_execute__job_of_another_process__is_attached_to(here: Here, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    of = trial(f"echo x >> {tmp_path}/starts; cat {tmp_path}/gate")
+    here.submit(of)
+
+    summary = here.execute(of, on_event=lambda e: _open(tmp_path) if e.kind is EventKind.ATTACHED else None)
+
+    assert summary.exit_code is ExitCode.OK
+    assert here.kinds(of) == [EventKind.ATTACHED, EventKind.SUCCEEDED]
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_execute__detached__is_collected_by_the_next(here: Here, tmp_path: Path) -> None:
+    of = trial(f"echo x >> {tmp_path}/starts")
+
+    left = here.execute(of, detach=True)
+    until(lambda: here.backend.poll([of.key])[of.key].state is JobState.SUCCEEDED)
+    summary = here.execute(of)
+
+    assert left.exit_code is ExitCode.OK
+    assert summary.records == (here.kept.record(of),)
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_execute__failure_that_nobody_saw__is_kept_before_the_next_attempt(here: Here, tmp_path: Path) -> None:
+    of = trial(f"test -e {tmp_path}/mended")
+    here.submit(of)
+    until(lambda: here.backend.poll([of.key])[of.key].state is JobState.FAILED)
+    (tmp_path / "mended").touch()
+
+    here.execute(of)
+
+    assert [attempt.outcome for attempt in here.kept.attempts([of.key])[of.key]] == [Outcome.FAILED]
+    assert here.kept.record(of).attempt.number == 2
+
+
+def test_execute__interrupted__ends_its_trainings_and_says_what_is_left(here: Here, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    foreign = trial(f"cat {tmp_path}/gate")
+    own, pending = trial("echo own; sleep 600"), trial("echo pending")
+    here.submit(foreign)
+
+    def interrupt(_: float) -> None:
+        if any(event.status and event.status.state is JobState.RUNNING and event.trial is own for event in here.events):
+            raise KeyboardInterrupt
+        time.sleep(0.005)
+
+    summary = here.execute(foreign, own, pending, wait=interrupt)
+
+    assert summary.exit_code is ExitCode.INTERRUPTED
+    assert [attempt.outcome for attempt in summary.failed] == [Outcome.CANCELLED]
+    assert [of.key for of in summary.going_on] == [foreign.key]
+    assert [of.key for of in summary.not_started] == [pending.key]
+    assert here.backend.poll([own.key])[own.key].state is JobState.CANCELLED
+    _open(tmp_path)
+    until(lambda: here.backend.poll([foreign.key])[foreign.key].state is JobState.SUCCEEDED)
+
+
+@pytest.mark.parametrize("after", [EventKind.SUBMITTED, EventKind.CHANGED, EventKind.SUCCEEDED])
+def test_execute__killed_at_any_point__the_next_one_keeps_one_record(
+    here: Here, tmp_path: Path, after: EventKind
+) -> None:
+    of = trial(f"echo x >> {tmp_path}/starts; {WRITES}", metrics=METRICS)
+    code = (
+        "import sys; from pathlib import Path; from tests.unit.test_execution import die_after;"
+        "die_after(Path(sys.argv[1]), sys.argv[2], sys.argv[3])"
+    )
+    command = [sys.executable, "-c", code, str(here.state), str(tmp_path), after]
+    died = subprocess.run(command, timeout=60, cwd=Path(__file__).parent.parent.parent)
+
+    summary = here.execute(of)
+
+    assert died.returncode == -signal.SIGKILL
+    assert summary.exit_code is ExitCode.OK
+    assert len(here.kept.records()) == 1
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def die_after(state: Path, folder: str, kind: str) -> None:
+    """What the killed process does."""
+    of = trial(f"echo x >> {folder}/starts; {WRITES}", metrics=METRICS)
+
+    def die(event: Event) -> None:
+        if event.kind == kind:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Here(state).execute(of, on_event=die)
+
+
+def test_execute__follow__passes_on_the_log(here: Here) -> None:
+    of = trial("echo one; echo two")
+
+    here.execute(of, follow=True)
+
+    assert [event.text for event in here.events if event.kind is EventKind.LINE] == ["one", "two"]
+    assert here.events[-1].kind is EventKind.SUCCEEDED
+
+
+def _sibling(of: Trial, seed: int) -> Trial:
+    other = trial("true", seed=seed)
+    return type(of)(**{name: getattr(of, name) for name in of.__slots__} | {"key": other.key, "seed": seed})
+
+
+def _open(folder: Path) -> None:
+    (folder / "gate").write_text("go\n")
