@@ -7,7 +7,6 @@ that goes on is attached to, one that has ended is collected, and a record is ke
 import concurrent.futures
 import dataclasses
 import enum
-import math
 import shutil
 import threading
 from collections import Counter, deque
@@ -136,6 +135,8 @@ class _Job:
         self.backend = backend
         self.status: JobStatus | None = None
         self.attached = False
+        self.submitted = False
+        """This execution started its newest attempt: nobody can have kept that one before us."""
         self.retries: Counter[str] = Counter()
         self.follower: threading.Thread | None = None
 
@@ -230,6 +231,7 @@ class _Execution:
     def _submit(self, job: _Job) -> None:
         with bundle(job.trial, self._ports.blobs) as made:
             job.status = job.backend.submit(job.trial, made)
+        job.submitted = True
         self._emit(Event(kind=EventKind.SUBMITTED, trial=job.trial, status=job.status))
 
     def _watch(self) -> bool:
@@ -331,7 +333,7 @@ class _Execution:
         number = 1 + max((attempt.number for attempt in earlier), default=0)
         attempt = self._attempt(job, status, number, self._log_tail(job))
         for other in earlier:
-            if _same(other, attempt):
+            if not job.submitted and _same(other, attempt):
                 return other
         self._ports.results.keep({attempt_path(key, number): json_bytes(attempt_to_json(attempt))})
         return attempt
@@ -422,6 +424,6 @@ def _vanished(key: str, last: JobStatus | None) -> JobStatus:
 
 
 def _same(one: Attempt, other: Attempt) -> bool:
-    return (one.started_at, one.outcome, one.backend) == (other.started_at, other.outcome, other.backend) and (
-        math.isclose(one.duration_s, other.duration_s, abs_tol=0.002)
-    )
+    # The key may be planned again from another commit or machine; the attempt is still the one that it was.
+    asked_for = {name: getattr(other, name) for name in ("number", "experiment", "commit", "dirty", "origin")}
+    return dataclasses.replace(one, **asked_for) == other
