@@ -18,7 +18,7 @@ REPEATS = 5
 
 def main() -> int:
     """Draw it again and again, and once in a fresh process with the import of matplotlib."""
-    whole = comparisons.experiment(metrics=(), plots=(Plot(y=("loss",)),), base_cost=None)
+    whole = comparisons.experiment(metrics=(), plots=(Plot(y=("loss",)),), base_cost=None, head_cost=comparisons.cost())
     experiment = dataclasses.replace(whole, points=(dataclasses.replace(whole.points[0], curves=(curves(),)),))
 
     def draw() -> bytes:
