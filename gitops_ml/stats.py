@@ -86,7 +86,7 @@ def welch_t(head: Sequence[float], base: Sequence[float], confidence: float) -> 
     mean_b, sd_b = _moments(base)
     n_h, n_b = len(head), len(base)
     error = math.hypot(sd_h / math.sqrt(n_h), sd_b / math.sqrt(n_b))
-    share = (sd_h / math.sqrt(n_h) / error) ** 2
+    share = (sd_h / math.sqrt(n_h) / error) ** 2 if error else 0.5
     df = 1 / (share**2 / (n_h - 1) + (1 - share) ** 2 / (n_b - 1))
     # A few runs against many: the few may by chance look quiet, and Welch then trusts them (2 against 10 runs: 7.4 %
     # false alarms where 5 % are meant). As if both sides were the smaller one, it keeps what it promises.
@@ -279,14 +279,15 @@ def _t_test(
     method: str, difference: float, error: float, df: float, noise: float, confidence: float, exponent: int
 ) -> Test:
     half = t_quantile((1 - confidence) / 2, df) * error
-    below = t_tail(-difference / error, df)
+    # The spread of one side can vanish beside the size of the other (1e160 against 0 and 1).
+    t = difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
     return Test(
         method,
         _ldexp(difference, exponent),
         _ldexp(difference - half, exponent),
         _ldexp(difference + half, exponent),
-        below,
-        t_tail(difference / error, df),
+        t_tail(-t, df),
+        t_tail(t, df),
         _ldexp(noise, exponent),
     )
 
