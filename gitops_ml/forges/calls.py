@@ -65,13 +65,13 @@ class Patience:
                 wait_s = error.wait_s
                 if wait_s is None:
                     wait_s = 2.0 ** (number - 1) * (0.5 + self._jitter() / 2)
+                if number == MAX_TRIES:
+                    raise ServiceError(f"{error}; gave up after {number} tries") from error
                 if wait_s > self._left_s:
                     raise ServiceError(
                         f"{error}; the next try would be in {wait_s:.0f} s, and at most {self.cap_s:.0f} s are "
                         "spent on waiting; try again later"
                     ) from error
-                if number == MAX_TRIES:
-                    raise ServiceError(f"{error}; gave up after {number} tries") from error
             self._sleep(wait_s)
             self._left_s -= wait_s
         raise AssertionError("the last try returns or raises")

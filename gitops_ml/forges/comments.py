@@ -82,8 +82,8 @@ def upsert(thread: Thread, *, marker: str, body: str, order: Order, nonce: str, 
             if not seen.open:
                 return CommentRef(url=ours[0].url if ours else seen.url, action="closed")
             if not ours:
-                thread.create(text)
                 created = True
+                thread.create(text)
                 continue
             survivor = max(ours, key=lambda comment: (_rank(order_of(comment.text), seen.head), -comment.number))
             if nonce_of(survivor.text) == nonce:

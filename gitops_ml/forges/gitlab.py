@@ -26,7 +26,7 @@ from gitops_ml import ci
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError, UserError
 from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State
-from gitops_ml.forges.calls import Patience, field
+from gitops_ml.forges.calls import Patience, TransientError, field
 from gitops_ml.forges.comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
 from gitops_ml.forges.gitlab_api import GitlabApi
 from gitops_ml.forges.gitlab_checks import GitlabChecks
@@ -126,8 +126,9 @@ class GitlabForge:
 
         def ask() -> Permission:
             _, users = self._api.request("GET", "/users", doing=doing, query={"username": user})
-            wanted = [one for one in users if isinstance(one, Mapping)] if isinstance(users, list) else []
-            ids = [field(one, "id", int) for one in wanted if str(one.get("username")).lower() == user.lower()]
+            if not isinstance(users, list):
+                raise TransientError(f"cannot {doing}: the answer is no list")
+            ids = [field(one, "id", int) for one in users if field(one, "username", str).lower() == user.lower()]
             if not ids:
                 return Permission.NONE
             member = self._api.get(f"/members/all/{ids[0]}", doing=doing, allow=(404,))

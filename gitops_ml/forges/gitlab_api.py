@@ -158,7 +158,8 @@ class GitlabApi:
             status = error.response_code or 500
             if status in allow:
                 return status, error.error_message
-            raise self._refusal(status, error.error_message, doing=doing) from error
+            # Without the cause: it quotes the service word for word.
+            raise self._refusal(status, error.error_message, doing=doing) from None
         except requests.RequestException as error:
             reason = "did not answer in time" if isinstance(error, requests.Timeout) else "cannot be reached"
             raise TransientError(f"cannot {doing}: {self.host} {reason} ({type(error).__name__})") from error
@@ -207,6 +208,7 @@ def _session(api_url: str) -> "requests.Session":
         def get_redirect_target(self, resp: requests.Response) -> str | None:
             target = super().get_redirect_target(resp)
             if target is not None and urlsplit(target).netloc and urlsplit(target)[:2] != urlsplit(api_url)[:2]:
+                resp.close()
                 raise ServiceError(
                     f"{urlsplit(api_url).netloc} redirects to {said(urlsplit(target).netloc, secret='')}; the token is "
                     "not sent there. Is the project still where `CI_PROJECT_PATH` or `origin` says?"

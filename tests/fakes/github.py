@@ -136,6 +136,8 @@ class FakeGitHub(Server):
         act = getattr(self, "_" + call.method.lower() + "_" + re.sub(r"\W+", "_", route.split("{repo}")[1]).strip("_"))
         answer = act(call, token, at)
         bad = document.answer_problems(call.method, route, answer.status, answer.body)
+        # Of a fork that was deleted the head has no repository; the document says that it always has.
+        bad = [problem for problem in bad if not problem.endswith("head.repo: None is not of type 'object'")]
         self.violations += [f"the fake's answer to {call.method} {call.path}: {problem}" for problem in bad]
         return answer
 
