@@ -1,35 +1,43 @@
-"""``comment``: show the comparison where the change is reviewed, and set the status that gates it."""
+"""``comment``: show the comparison where the change is reviewed, and set the status that gates it.
+
+In CI the forge, the change and the servers come from the environment. What cannot be published is said once, stays in
+the job summary and in ``.gitops-ml/comment.md``, and never changes the verdict; ``--strict`` makes it exit code 5.
+"""
 
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gitops_ml import markdown, plots, reports, wording
+from gitops_ml import ci, markdown, plots, reports, wording
 from gitops_ml.commands.compare import add_compare_arguments, comparison_for
 from gitops_ml.commands.report import folder_for, matrices_of
 from gitops_ml.comparison import Comparison, GateResult
 from gitops_ml.errors import ExitCode, ServiceError, UserError
-from gitops_ml.forges.base import CannotPublishError, Forge, Image, State
+from gitops_ml.forges.base import CommentRef, Forge, Image, State
 from gitops_ml.planning import Tree
 from gitops_ml.tools import Tools
 
 MAX_COMPARISON_BYTES = 256 * 2**20
+# GitHub refuses a job summary over 1 MiB, and the job stays green.
+MAX_SUMMARY_BYTES = 1_000_000
 _STATES = {GateResult.PASS: State.SUCCESS, GateResult.WARN: State.SUCCESS, GateResult.FAIL: State.FAILURE}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_compare_arguments(parser)
-    parser.add_argument("--forge", metavar="NAME", default="local", help="github, gitlab or local (default: local)")
+    parser.add_argument("--forge", metavar="NAME", help="github, gitlab or local (default: the CI's, else local)")
     parser.add_argument("--change", metavar="N", type=int, help="number of the pull or merge request (default: found)")
     parser.add_argument("--id", dest="identity", default="default", help="keeps several comments apart")
     parser.add_argument("--from", dest="source", metavar="DIR", type=Path, help="publish what `report --out DIR` left")
     parser.add_argument("--report-url", metavar="URL", help="where the full report stands, for the link at the end")
+    parser.add_argument("--pending", action="store_true", help="only set the statuses, to pending: training starts")
+    parser.add_argument("--strict", action="store_true", help="exit 5 when something could not be published")
     parser.add_argument("--dry-run", action="store_true", help="print the comment, change nothing")
 
 
 def run(args: argparse.Namespace, tools: Tools) -> int:
-    """Render, publish, set statuses. A comment that cannot be posted is said and changes no verdict."""
+    """Render, publish, set statuses."""
     try:
         marker = markdown.marker(args.identity)
     except ValueError as error:
@@ -38,22 +46,38 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     if args.dry_run:
         tools.say(markdown.comment(comparison, identity=args.identity, report_url=args.report_url).rstrip("\n"))
         return ExitCode.OK
-    forge = tools.forge(args.forge)
-    number = args.change
+    context = ci.context(tools.environ)
+    name = args.forge or (context.kind.value if context else "local")
+    forge = tools.forge(name)
+    failures: list[str] = []
+    reference = None
+    if not args.pending:
+        try:
+            reference = _comment(args, tools, forge, comparison, marker=marker, local=name == "local")
+        except ServiceError as error:
+            failures.append(f"the comment could not be posted: {error}")
+    try:
+        if not _is_old(reference, args, tools, forge, comparison):
+            set_statuses(comparison, forge, args.report_url, pending=args.pending)
+    except ServiceError as error:
+        failures.append(f"the status could not be set: {error}")
+    for failure in failures:
+        tools.note(failure)
+    if failures and not args.pending:
+        leave_behind(comparison, tools, identity=args.identity, report_url=args.report_url, failures=failures)
+    return ExitCode.SERVICE if failures and args.strict else ExitCode.OK
+
+
+def _comment(
+    args: argparse.Namespace, tools: Tools, forge: Forge, comparison: Comparison, *, marker: str, local: bool
+) -> CommentRef | None:
+    number = change_number(args, tools, forge, comparison)
     if number is None:
-        change = forge.change_for(comparison.head.commit)
-        if change is None:
-            tools.say(f"nothing to comment: no open change has the head {comparison.head.commit[:12]}")
-            return ExitCode.OK
-        number = change.number
+        tools.say(f"nothing to comment: no open change has the head {comparison.head.commit[:12]}")
+        return None
     matrices = {} if args.source else {e.name: matrices_of(e, tools) for e in comparison.experiments}
-    images = publish_images(
-        comparison,
-        forge,
-        matrices,
-        how=tools.project.images,
-        ledger=None if args.forge == "local" else ledger_tree(tools),
-    )
+    ledger = None if local else ledger_tree(tools)
+    images = publish_images(comparison, forge, matrices, how=tools.project.images, ledger=ledger, local=local)
     body = markdown.comment(
         comparison,
         identity=args.identity,
@@ -61,14 +85,55 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         report_url=args.report_url,
         budget_bytes=min(markdown.COMMENT_BYTES, forge.max_comment_bytes),
     )
+    reference = forge.upsert_comment(number, marker=marker, body=body, commit=comparison.head.commit)
+    tools.say(f"comment {reference.action}: {reference.url}")
+    return reference
+
+
+def change_number(args: argparse.Namespace, tools: Tools, forge: Forge, comparison: Comparison) -> int | None:
+    """Return the change that the arguments or the CI name, else the open one with this head."""
+    if args.change is not None:
+        return int(args.change)
+    context = ci.context(tools.environ)
+    if context and context.change is not None and args.forge in (None, context.kind.value):
+        return context.change
+    change = forge.change_for(comparison.head.commit)
+    return change.number if change else None
+
+
+def _is_old(
+    reference: CommentRef | None, args: argparse.Namespace, tools: Tools, forge: Forge, comparison: Comparison
+) -> bool:
+    """Whether a newer run has spoken for this very commit, so that its status must stand."""
+    if reference is None or reference.action != "outdated":
+        return False
+    number = change_number(args, tools, forge, comparison)
+    return number is not None and forge.change(number).head == comparison.head.commit
+
+
+def leave_behind(
+    comparison: Comparison, tools: Tools, *, identity: str, report_url: str | None, failures: Sequence[str]
+) -> None:
+    """Keep what could not be posted where the job keeps things: its summary, and the folder for artifacts."""
+    from gitops_ml.forges.local import LocalForge
+
+    summary = tools.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        named = "".join(f"- {markdown.prose(failure)}\n" for failure in failures)
+        text = markdown.summary(comparison, report_url=report_url, budget_bytes=MAX_SUMMARY_BYTES - len(named.encode()))
+        try:
+            with Path(summary).open("a", encoding="utf-8") as out:
+                out.write(f"{named}\n{text}\n")
+            tools.note("the comparison stands in the job summary instead")
+        except OSError as error:
+            tools.note(f"the job summary could not be written: {error.strerror}")
     try:
-        reference = forge.upsert_comment(number, marker=marker, body=body, commit=comparison.head.commit)
-        tools.say(f"comment {reference.action}: {reference.url}")
-    except CannotPublishError as error:
-        tools.note(f"the comment could not be posted: {error}")
-        tools.say(body.rstrip("\n"))
-    set_statuses(comparison, forge, args.report_url)
-    return ExitCode.OK
+        local = LocalForge(tools.repository, tools.environ)
+        body = markdown.comment(comparison, identity=identity, report_url=report_url)
+        kept = local.upsert_comment(0, marker=markdown.marker(identity), body=body)
+        tools.note(f"the comment is kept at {kept.url}; publish it later with `gitops-ml comment`")
+    except ServiceError as error:
+        tools.note(str(error))
 
 
 def load(folder: Path) -> Comparison:
@@ -90,6 +155,7 @@ def publish_images(
     *,
     how: str,
     ledger: Tree | None,
+    local: bool,
 ) -> dict[str, dict[str, str | None]] | None:
     """Return the addresses of the pictures by experiment; None: the forge shows none, so charts are drawn instead."""
     if how in ("mermaid", "none"):
@@ -105,7 +171,7 @@ def publish_images(
                 name=f"{experiment.name}-{picture.name}",
                 alt=picture.alt,
                 svg=picture.svg,
-                png=picture.png() if how != "commit" and not there and ledger is not None else None,
+                png=picture.png() if how != "commit" and not there and not local else None,
                 ledger_path=path if there else None,
                 ledger_commit=ledger.version.commit if ledger and there else None,
             )
@@ -126,15 +192,15 @@ def ledger_tree(tools: Tools) -> Tree | None:
     return tools.repository.tree(tip, settings.branch) if tip else None
 
 
-def set_statuses(comparison: Comparison, forge: Forge, url: str | None) -> None:
+def set_statuses(comparison: Comparison, forge: Forge, url: str | None, *, pending: bool = False) -> None:
     """Set one status per experiment on the head commit: what the gate rests on."""
     for experiment in comparison.experiments:
         head = wording.headline(experiment)
-        text = wording.clean(f"{head.verdict}: {head.because.replace('`', '')}", 140)
+        verdict = wording.clean(f"{head.verdict}: {head.because.replace('`', '')}", 140)
         forge.set_status(
             comparison.head.commit,
             context=f"gitops-ml/{experiment.name}",
-            state=_STATES[experiment.gate],
-            text=text,
+            state=State.PENDING if pending else _STATES[experiment.gate],
+            text="waiting for the training" if pending else verdict,
             url=url,
         )

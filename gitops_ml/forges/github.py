@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from gitops_ml import ci
 from gitops_ml.diagnostics import Check
-from gitops_ml.errors import UserError
+from gitops_ml.errors import ServiceError, UserError
 from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State
 from gitops_ml.forges.calls import Patience, TransientError, field
 from gitops_ml.forges.comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
@@ -206,7 +206,10 @@ class GithubForge:
         import github
         import requests
 
-        answer = self._patience.keep_trying(lambda: self._api.get("", doing="read the repository"))
+        try:
+            answer = Patience(cap_s=0).keep_trying(lambda: self._api.get("", doing="read the repository"))
+        except ServiceError:
+            return None
         may_push = isinstance(answer.get("permissions"), Mapping) and answer["permissions"].get("push") is True
         if not may_push:
             return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from gitops_ml import __version__
-from gitops_ml.errors import ServiceError
+from gitops_ml.errors import ServiceError, UserError
 from gitops_ml.forges.base import CannotPublishError
 from gitops_ml.forges.calls import TransientError, said
 
@@ -63,8 +63,12 @@ class GithubApi:
             raise CannotPublishError(
                 "no GitHub token: set `GITHUB_TOKEN` (in a workflow: `env: {GITHUB_TOKEN: '${{ github.token }}'}`)"
             )
-        import github
-
+        try:
+            import github
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"the forge `github` needs the module `{error.name}`; install it with `pip install 'gitops-ml[github]'`"
+            ) from error
         return github.Github(
             auth=github.Auth.Token(self._token),
             base_url=self._api_url,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from gitops_ml import __version__
-from gitops_ml.errors import ServiceError
+from gitops_ml.errors import ServiceError, UserError
 from gitops_ml.forges.base import CannotPublishError
 from gitops_ml.forges.calls import TransientError, said
 
@@ -62,8 +62,12 @@ class GitlabApi:
         """python-gitlab, which takes 0.2 s to import."""
         if not self._token:
             raise CannotPublishError(f"no GitLab token: {HOW_TO_ALLOW}")
-        import gitlab
-
+        try:
+            import gitlab
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"the forge `gitlab` needs the module `{error.name}`; install it with `pip install 'gitops-ml[gitlab]'`"
+            ) from error
         job = self.token_variable == JOB_TOKEN
         client = gitlab.Gitlab(
             self._api_url.removesuffix("/api/v4"),

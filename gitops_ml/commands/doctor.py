@@ -1,0 +1,110 @@
+"""``doctor``: look at each part's set-up, and say the exact setting to change.
+
+It changes nothing. Exit code 2 when something is not as it should be.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+
+from gitops_ml import ci, wording
+from gitops_ml.diagnostics import Check
+from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.tools import Tools
+
+_MARKS = {True: "ok", False: "MEND", None: "?"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--forge", metavar="NAME", help="github, gitlab or local (default: the CI's, else local)")
+    parser.add_argument(
+        "--backend",
+        dest="backends",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="look at this one; repeatable (default: those that gitops-ml.yaml names)",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
+
+
+def run(args: argparse.Namespace, tools: Tools) -> int:
+    """Look at everything, print it, and say whether something is to be mended."""
+    parts = list(look(args, tools))
+    checks = [check for _, found in parts for check in found]
+    if args.format == "json":
+        shown = [{"part": part, **dataclasses.asdict(check)} for part, found in parts for check in found]
+        tools.say(json.dumps(shown, indent=1))
+    else:
+        for part, found in parts:
+            tools.say(part)
+            for line in lines(found):
+                tools.say(f"  {line}")
+        wrong = sum(check.ok is False for check in checks)
+        tools.say(f"{wrong} to mend" if wrong else "nothing to mend")
+    return ExitCode.USAGE if any(check.ok is False for check in checks) else ExitCode.OK
+
+
+def look(args: argparse.Namespace, tools: Tools) -> Iterator[tuple[str, Sequence[Check]]]:
+    """Yield each part's name and what was found; a part that cannot be connected is a finding, not the end."""
+    context = ci.context(tools.environ)
+    yield "here", [_python(), _git()]
+    yield "project", _checks("project", lambda: _project(tools))
+    try:
+        project = tools.project
+    except UserError:
+        return
+    for name in args.backends or sorted({project.backend, *project.backends}):
+        yield f"backend {name}", _checks(f"backend {name}", functools.partial(_backend, tools, name))
+    name = args.forge or (context.kind.value if context else "local")
+    branch = project.ledger.branch
+    yield f"forge {name}", _checks(f"forge {name}", lambda: tools.forge(name).check(ledger_branch=branch))
+
+
+def lines(checks: Sequence[Check]) -> Iterator[str]:
+    """Yield the lines for the checks: one each, and the fix below what is not as it should be."""
+    width = max((len(check.subject) for check in checks), default=0)
+    for check in checks:
+        found = wording.clean(check.found, 400)
+        yield f"{_MARKS[check.ok]:4}  {check.subject.ljust(width)}  {found}".rstrip()
+        if check.ok is not True and check.fix:
+            yield f"      -> {wording.clean(check.fix, 600)}"
+
+
+def _checks(part: str, ask: Callable[[], Iterator[Check]]) -> list[Check]:
+    found: list[Check] = []
+    try:
+        found.extend(ask())
+    except UserError as error:
+        found.append(Check(subject=part, ok=False, found=str(error)))
+    return found
+
+
+def _python() -> Check:
+    return Check(subject="Python", ok=True, found=f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def _git() -> Check:
+    found = shutil.which("git")
+    return Check(subject="git", ok=found is not None, found=found or "not found", fix="install git 2.30 or newer")
+
+
+def _project(tools: Tools) -> Iterator[Check]:
+    repository = tools.repository
+    yield Check(subject="repository", ok=True, found=str(repository.top))
+    project = tools.project
+    yield Check(subject="gitops-ml.yaml", ok=True, found=f"backend {project.backend}, ledger {project.ledger.branch}")
+    remote = project.ledger.remote
+    url = repository.remote_url(remote)
+    fix = f"`git remote add {remote} URL`; until then results stay on this machine"
+    # An address may hold a password: only that there is one is said.
+    yield Check(subject=f"remote {remote}", ok=True if url else None, found="there" if url else "none", fix=fix)
+
+
+def _backend(tools: Tools, name: str) -> Iterator[Check]:
+    return tools.backend(name).check()
