@@ -7,7 +7,7 @@ of the folder are reported and not read.
     metrics: {read: [dvc.yaml]}
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from gitops_ml.readers.findings import Findings
 from gitops_ml.records import Reading
 
 MAX_FILES = 1000
-_BY_SUFFIX = {
+_BY_SUFFIX: Mapping[str, Callable[[], Reader]] = {
     ".json": mapping.JsonReader,
     ".yaml": mapping.YamlReader,
     ".yml": mapping.YamlReader,
@@ -63,7 +63,8 @@ def _paths(data: dict[Any, Any]) -> Iterator[str]:
     for part in parts:
         if not isinstance(part, dict):
             continue
-        body = part.get("do") if isinstance(part.get("do"), dict) else part
+        done = part.get("do")
+        body: dict[Any, Any] = done if isinstance(done, dict) else part
         folder = body.get("wdir") if part is not data else None
         prefix = f"{folder}/" if isinstance(folder, str) and folder != "." else ""
         entries = body.get("metrics")

@@ -1,0 +1,127 @@
+"""argv to exit code, over commands that are made here."""
+
+import io
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gitops_ml import main as main_module
+from gitops_ml.errors import DeniedError, ExitCode, ServiceError, TrialError, UserError, worst
+from gitops_ml.main import COMMANDS, main, parser
+from gitops_ml.tools import Tools, installed_packages
+
+
+def tools(folder: Path) -> Tools:
+    return Tools(
+        cwd=folder, environ={}, out=io.StringIO(), err=io.StringIO(), now=lambda: datetime(2026, 1, 1, tzinfo=UTC)
+    )
+
+
+def with_command(act: Callable[[], int]) -> str:
+    """Put a command where the commands are, and return its name."""
+    module = types.ModuleType("gitops_ml.commands.schema")
+    module.configure = lambda parser: None  # type: ignore[attr-defined]
+    module.run = lambda args, tools: act()  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module
+    return "schema"
+
+
+@pytest.fixture
+def command(request: pytest.FixtureRequest):
+    real = sys.modules.get("gitops_ml.commands.schema")
+    yield with_command
+    if real is None:
+        sys.modules.pop("gitops_ml.commands.schema", None)
+    else:
+        sys.modules["gitops_ml.commands.schema"] = real
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def act() -> int:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("mend it"), 2),
+        (TrialError("mend it"), 4),
+        (ServiceError("mend it"), 5),
+        (DeniedError("mend it"), 6),
+    ],
+)
+def test_main__user_error__its_text_alone_and_its_code(tmp_path, command, error, code) -> None:
+    surroundings = tools(tmp_path)
+
+    assert main([command(raising(error))], surroundings) == code
+    assert surroundings.err.getvalue() == "mend it\n"
+
+
+def test_main__interrupted__130(tmp_path, command) -> None:
+    surroundings = tools(tmp_path)
+
+    assert main([command(raising(KeyboardInterrupt()))], surroundings) == ExitCode.INTERRUPTED
+
+
+def test_main__bug__traceback_and_where_to_report(tmp_path, command) -> None:
+    surroundings = tools(tmp_path)
+
+    assert main([command(raising(ZeroDivisionError("oops")))], surroundings) == ExitCode.BUG
+    said = surroundings.err.getvalue()
+    assert "ZeroDivisionError: oops" in said
+    assert f"This is a bug in gitops-ml {main_module.__version__}" in said
+
+
+def test_main__unknown_command__usage(tmp_path, capsys) -> None:
+    assert main(["trian"], tools(tmp_path)) == ExitCode.USAGE
+    assert "invalid choice: 'trian'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_parser__each_command__has_help(name) -> None:
+    text = parser(name).format_help()
+
+    assert name in text
+
+
+def test_main__output_closed_early__quiet(tmp_path) -> None:
+    command = [sys.executable, "-m", "gitops_ml", "schema", "experiment"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env={**os.environ, "PYTHONPATH": _root()}
+    ) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+        code = process.wait(timeout=30)
+
+    assert (code, error) == (0, b"")
+
+
+def _root() -> str:
+    return str(Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [((), 0), ((0, 1), 1), ((1, 4), 4), ((4, 5), 5), ((5, 6), 6), ((6, 2), 2), ((2, 130), 130), ((130, 3), 3)],
+)
+def test_worst__several_outcomes__by_precedence(codes, expected) -> None:
+    assert worst(*codes) == expected
+
+
+def test_installed_packages__names_and_versions__ours_left_out(tmp_path) -> None:
+    for name in ("Py_Yaml-6.0.1.dist-info", "old-1.0-py3.11.egg-info", "gitops_ml-0.1.dist-info", "numpy", "x.py"):
+        (tmp_path / name).mkdir()
+    shadowed = tmp_path / "later"
+    (shadowed / "py_yaml-5.0.dist-info").mkdir(parents=True)
+
+    found = installed_packages([str(tmp_path), str(shadowed), str(tmp_path / "missing.zip")])
+
+    assert found == ["old==1.0", "py-yaml==6.0.1"]
