@@ -209,7 +209,7 @@ def test_json_document__that_is_none__says_why(data, message):
 
 
 @given(st.binary(max_size=80) | st.sampled_from([b"[" * 100_000, b"{" * 9, b"", b"1e999", b'{"a": 1e999}']))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_json_document__any_bytes__are_read_or_refused(data):
     try:
         record_from_json(json_document(data))
@@ -228,7 +228,7 @@ numbers = st.floats() | st.integers(-(2**53), 2**53).map(float)
         unique_by=lambda one: one[0],
     )
 )
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_series__any_names_and_numbers__come_back_exactly(drawn):
     series = tuple(
         Series(
