@@ -1,6 +1,7 @@
 """argv -> command -> exit code; the one place that catches ``UserError``."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import platform
@@ -60,7 +61,8 @@ def main(argv: Sequence[str], tools: Tools) -> int:
         return int(stop.code or 0)
     try:
         tools.cwd = (tools.cwd / args.cwd).resolve()
-        return int(args.run(args, tools))
+        with contextlib.closing(tools):
+            return int(args.run(args, tools))
     except UserError as error:
         tools.note(str(error))
         return error.exit_code

@@ -36,6 +36,14 @@ class Tools:
         """Print a line of progress or advice, beside the result."""
         print(text, file=self.err, flush=True)
 
+    def close(self) -> None:
+        """Say what went wrong while reading, once, and end what was connected."""
+        if (results := self.__dict__.get("results")) is not None:
+            for warning in results.warnings:
+                self.note(f"warning: {warning}")
+        if (repository := self.__dict__.get("repository")) is not None:
+            repository.close()
+
     @functools.cached_property
     def repository(self) -> "Repository":
         """The repository around the working directory."""

@@ -147,7 +147,8 @@ def _command(words: list[str], tools: Tools) -> int:
     module = importlib.import_module(f"gitops_ml.commands.{words[0]}")
     parser = argparse.ArgumentParser(prog=f"gitops-ml {words[0]}")
     module.configure(parser)
-    return int(module.run(parser.parse_args(words[1:]), tools))
+    with contextlib.closing(tools):
+        return int(module.run(parser.parse_args(words[1:]), tools))
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -35,8 +35,6 @@ def plan_for(args: argparse.Namespace, tools: Tools) -> Plan:
     """Return the plan that the arguments ask for; the ledger is fetched unless ``--offline``."""
     if not args.offline:
         tools.results.refresh()
-    for warning in tools.results.warnings:
-        tools.note(f"warning: {warning}")
     planner = Planner(
         tools.repository,
         globs=tools.project.specs,
