@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-from gitops_ml.backends.base import JobStatus
+from gitops_ml.backends.base import JobState, JobStatus
 from gitops_ml.execution import Event, EventKind
 from gitops_ml.planning import Trial
 from gitops_ml.spec import Value
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _REDRAW_S = 0.1
+_REPEAT_S = 60.0
+"""How often a plain log hears of a trial that goes on."""
 
 
 def shown(trial: Trial) -> str:
@@ -52,7 +54,7 @@ class Progress:
         self._lines: dict[str, tuple[str, float]] = {}
         self._drawn = 0
         self._drawn_at = 0.0
-        self._states: dict[str, str] = {}
+        self._said: dict[str, tuple[str, float]] = {}
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -70,18 +72,26 @@ class Progress:
         words = _going_on(event)
         started = self._lines.get(key, ("", self._clock()))[1]
         self._lines[key] = (words, started)
-        state = str(event.status.state) if event.status else ""
-        if not self._live:
-            if event.kind is not EventKind.CHANGED or self._states.get(key) != state:
-                self._print(self._line(key, words))
-        elif self._clock() - self._drawn_at >= _REDRAW_S or event.kind is not EventKind.CHANGED:
-            self._redraw()
-        self._states[key] = state
+        if self._live:
+            if self._clock() - self._drawn_at >= _REDRAW_S or event.kind is not EventKind.CHANGED:
+                self._redraw()
+        elif self._is_news(event):
+            self._print(self._line(key, words))
 
     def close(self) -> None:
         """Remove the live lines."""
         self._erase()
         self._lines.clear()
+
+    def _is_news(self, event: Event) -> bool:
+        """Say whether a plain log should hear of it: waiting for something, and now and then how far it is."""
+        key, now = event.trial.key, self._clock()
+        state = str(event.status.state) if event.status else ""
+        said, at = self._said.get(key, ("", now))
+        waits = event.status is not None and event.status.state is JobState.WAITING and said != state
+        news = event.kind is not EventKind.CHANGED or waits or now - at >= _REPEAT_S
+        self._said[key] = (state, now if news else at)
+        return news
 
     def _line(self, key: str, words: str) -> str:
         return f"{self._names[key]:<{self._width}}  {harmless(words)}"
@@ -132,7 +142,8 @@ def _going_on(event: Event) -> str:
     status = event.status
     if status is None:
         return str(event.kind)
-    return f"{status.state}  {status.progress}".rstrip() + _attempt(status)
+    words = "started" if event.kind is EventKind.SUBMITTED else f"{status.state}  {status.progress}".rstrip()
+    return words + _attempt(status)
 
 
 def _attempt(status: JobStatus) -> str:
@@ -143,7 +154,8 @@ def _ended(event: Event) -> str:
     if event.record is not None:
         problems = len(event.record.problems)
         said = f", {problems} problem{'s' if problems > 1 else ''} in its metrics" if problems else ""
-        return f"succeeded in {duration(event.record.attempt.duration_s)}{said}"
+        progress = f"  {event.status.progress}" if event.status and event.status.progress else ""
+        return f"succeeded in {duration(event.record.attempt.duration_s)}{said}{progress}"
     if event.attempt is not None:
         return f"{event.attempt.outcome}: {event.attempt.reason}"
     return f"{event.kind}: {event.text}"

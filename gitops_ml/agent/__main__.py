@@ -106,8 +106,9 @@ class _Attempt:
         top = f"code/{orders.workdir}/" if orders.workdir != "." else "code/"
         before = {name.removeprefix(top) for name in paths if name.startswith(top)}
         self._files = outputs.gather(workdir, orders, before=before, into=self._folder / "outputs")
-        if ending.outcome == "succeeded":
+        if ending.outcome == "succeeded":  # of a failure it may help to look at them
             shutil.rmtree(unpacked, ignore_errors=True)
+            (self._folder / "bundle.tar").unlink()
         return ending
 
     def beat(self, state: str) -> None:

@@ -46,11 +46,11 @@ def unpack(bundle: Path, into: Path, *, digest: str | None = None) -> tuple[str,
                 else:
                     raise BundleError(f"{member.name} is neither file, folder nor link")
                 paths.append(member.name)
+        # Last, so that no file is ever written through a link.
+        for target, to in links:
+            target.symlink_to(to)
     except (tarfile.TarError, FileExistsError, NotADirectoryError) as error:
         raise BundleError(f"the bundle is broken: {error}") from error
-    # Last, so that no file is ever written through a link.
-    for target, to in links:
-        target.symlink_to(to)
     return tuple(paths)
 
 

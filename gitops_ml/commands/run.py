@@ -85,7 +85,7 @@ def _carry_out(trials: Sequence[Trial], args: argparse.Namespace, tools: Tools) 
 def default_jobs(trials: Sequence[Trial], cpus: int) -> int:
     """Return how many trainings this machine takes at a time: by the CPUs that they ask for, else four at most."""
     asked = [trial.experiment.resources.cpu for trial in trials if trial.experiment.resources.cpu]
-    return max(1, cpus // max(asked)) if asked else max(1, min(4, cpus // 2))
+    return max(1, cpus // max(asked)) if asked else min(4, cpus)
 
 
 def _backend(trial: Trial, tools: Tools) -> tuple[str, Backend]:

@@ -1,0 +1,121 @@
+"""What a run shows, on a terminal and in a log."""
+
+import io
+
+from gitops_ml.backends.base import JobState, JobStatus
+from gitops_ml.execution import Event, EventKind
+from gitops_ml.planning import Trial
+from gitops_ml.progress import Progress, duration, harmless
+from gitops_ml.records import Attempt, Outcome
+from tests.fakes.trials import trial
+
+TRIAL = trial("true")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def event(kind: EventKind, state: JobState = JobState.RUNNING, progress: str = "", of: Trial = TRIAL) -> Event:
+    return Event(kind=kind, trial=of, status=JobStatus(key=of.key, state=state, progress=progress))
+
+
+def line(text: str) -> Event:
+    return Event(kind=EventKind.LINE, trial=TRIAL, text=text)
+
+
+def failure(log_tail: str) -> Event:
+    attempt = Attempt(
+        key=TRIAL.key,
+        number=1,
+        experiment="digits",
+        outcome=Outcome.FAILED,
+        reason="the training exited with code 1",
+        exit_code=1,
+        backend="local",
+        commit="c" * 40,
+        dirty=False,
+        params={},
+        seed=0,
+        started_at="2026-01-01T00:00:00Z",
+        duration_s=1.0,
+        cost_usd=0.0,
+        log_tail=log_tail,
+    )
+    return Event(kind=EventKind.FAILED, trial=TRIAL, attempt=attempt)
+
+
+def test_plain__changes__are_said_once_a_minute() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(stream, [TRIAL], {}, clock=clock)
+
+    progress(event(EventKind.SUBMITTED, JobState.STARTING))
+    progress(event(EventKind.CHANGED, progress="epoch 1"))
+    clock.now = 59
+    progress(event(EventKind.CHANGED, progress="epoch 2"))
+    clock.now = 61
+    progress(event(EventKind.CHANGED, progress="epoch 3"))
+    progress(event(EventKind.CHANGED, progress="epoch 4"))
+
+    assert stream.getvalue() == "digits seed 0  started\ndigits seed 0  running  epoch 3\n"
+
+
+def test_plain__waiting__is_said_at_once() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream, [TRIAL], {})
+
+    progress(event(EventKind.SUBMITTED, JobState.STARTING))
+    progress(event(EventKind.CHANGED, JobState.WAITING))
+    progress(event(EventKind.CHANGED, JobState.WAITING))
+
+    assert stream.getvalue() == "digits seed 0  started\ndigits seed 0  waiting\n"
+
+
+def test_github__failure__folds_the_log_and_gives_no_command() -> None:
+    stream = io.StringIO()
+
+    Progress(stream, [TRIAL], {"GITHUB_ACTIONS": "true"})(failure("::error::boom\n##[set-env]x"))
+
+    assert stream.getvalue() == (
+        "digits seed 0  failed: the training exited with code 1\n"
+        f"::group::the end of the log of digits seed 0 ({TRIAL.key[:12]})\n"
+        "  | ::error::boom\n"
+        "  | # #[set-env]x\n"
+        "::endgroup::\n"
+    )
+
+
+def test_terminal__live_lines__are_redrawn_and_removed() -> None:
+    stream, clock = Terminal(), Clock()
+    progress = Progress(stream, [TRIAL], {"TERM": "xterm"}, clock=clock)
+
+    progress(event(EventKind.SUBMITTED, JobState.STARTING))
+    clock.now = 2
+    progress(event(EventKind.CHANGED, progress="epoch 1"))
+    progress(line("hello"))
+    progress.close()
+
+    assert stream.getvalue() == (
+        "digits seed 0     0 s  started\n"
+        "\x1b[1F\x1b[Jdigits seed 0     2 s  running  epoch 1\n"
+        "\x1b[1F\x1b[J  | hello\n"
+        "digits seed 0     2 s  running  epoch 1\n"
+        "\x1b[1F\x1b[J"
+    )
+
+
+def test_harmless__escapes__are_gone() -> None:
+    assert harmless("\x1b[31mred\x1b[0m \x1b]0;title\x07 tab\tbed \u202eevil") == "red ]0;title tab\tbed evil"
+
+
+def test_duration__any__reads_well() -> None:
+    assert [duration(s) for s in (0.44, 12.2, 185, 7440)] == ["0.4 s", "12 s", "3 min 05 s", "2 h 04 min"]
