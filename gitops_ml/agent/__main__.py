@@ -161,7 +161,8 @@ class _Attempt:
         def wait(seconds_: float) -> None:
             self.beat("waiting")
             if until is not None and time.monotonic() >= until:
-                reason = f"waited longer than max_wait ({seconds(orders.max_wait_s or 0)}) for {orders.gpus} GPUs"
+                gpus = f"{orders.gpus} GPU{'s' if orders.gpus > 1 else ''}"
+                reason = f"waited longer than max_wait ({seconds(orders.max_wait_s or 0)}) for {gpus}"
                 raise StoppedError(Ending(outcome="timed_out", reason=reason))
             self._stop.wait(seconds_)
 

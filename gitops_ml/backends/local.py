@@ -6,7 +6,7 @@ of gitops-ml, can tell whether the job goes on. Each trial gets as many GPUs as 
 CUDA_VISIBLE_DEVICES, shared fairly among all of this user's trials; one that asks for none sees none.
 
     backends:
-      local: {grace: 10s}        # between SIGTERM and SIGKILL when a training is ended
+      local: {grace_s: 10}       # seconds between SIGTERM and SIGKILL when a training is ended
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class LocalBackend:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._root = context.state / "jobs"
-        self._grace_s = float(context.settings.get("grace_s", 10.0))
+        self._grace_s = _grace_s(context.settings)
         self._gpus: dict[str, str] | None = None
 
     def check(self) -> Iterator[Check]:
@@ -243,7 +243,7 @@ class LocalBackend:
             "--grace-s", str(self._grace_s),
         ]  # fmt: skip
         if gpus := self._fitting(trial):
-            command += ["--gpus", json.dumps(gpus), "--gpu-locks", str(_shared_folder())]
+            command += ["--gpus", json.dumps(gpus), "--gpu-locks", str(_shared_folder(self._context.environ))]
         # A pipe, filled before anybody reads it: no file, no argument, no variable ever holds a secret, and
         # being killed halfway through a submission leaves nobody waiting for the rest.
         source, sink = os.pipe()
@@ -333,9 +333,24 @@ def _said(attempt: Path) -> str:
         return ""
 
 
-def _shared_folder() -> Path:
+def _grace_s(settings: Mapping[str, Any]) -> float:
+    grace_s = settings.get("grace_s", 10)
+    if (
+        settings.keys() - {"grace_s"}
+        or isinstance(grace_s, bool)
+        or not isinstance(grace_s, int | float)
+        or grace_s < 0
+    ):
+        raise UserError(
+            f"gitops-ml.yaml: backends.local is {json.dumps(dict(settings), default=str)}; "
+            "all that it takes is `grace_s`, a number of seconds"
+        )
+    return float(grace_s)
+
+
+def _shared_folder(environ: Mapping[str, str]) -> Path:
     """Return the folder of GPU locks: one for all repositories of this user on this machine."""
-    folder = Path(tempfile.gettempdir()) / f"gitops-ml-{os.getuid()}"
+    folder = Path(environ.get("TMPDIR") or tempfile.gettempdir()) / f"gitops-ml-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder} belongs to somebody else; GPUs cannot be shared through it. Set TMPDIR")
