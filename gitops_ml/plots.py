@@ -7,6 +7,7 @@ column, text stays text. Names come from outside: they are cleaned and never rea
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -41,14 +42,19 @@ _HUGE = 1e100
 """matplotlib fails on values near the end of the floats; nothing real is there."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One plot. ``alt`` says in words what is seen; ``name`` is a file name without its end."""
+    """One plot, drawn when it is asked for. ``alt`` says in words what is seen, ``name`` is a file name without end."""
 
     name: str
     alt: str
-    svg: bytes
     draw: Callable[[], "Figure"] = dataclasses.field(repr=False, compare=False)
+
+    @functools.cached_property
+    def svg(self) -> bytes:
+        """The plot as SVG; the same bytes for the same data."""
+        with _settings(self.name):
+            return _svg(self.draw())
 
     def png(self) -> bytes:
         """Return the plot on an opaque light card, for forges that take no SVG."""
@@ -139,8 +145,7 @@ def _curves_wanted(experiment: ExperimentComparison) -> Iterator[tuple[Curves, s
 
 
 def _picture(name: str, alt: str, draw: Callable[[], "Figure"]) -> Picture:
-    with _settings(name):
-        return Picture(name=name, alt=alt, svg=_svg(draw()), draw=draw)
+    return Picture(name=name, alt=alt, draw=draw)
 
 
 def _file_name(kind: str, name: str, taken: set[str]) -> str:

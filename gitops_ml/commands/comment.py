@@ -5,6 +5,7 @@ the job summary and in ``.gitops-ml/comment.md``, and never changes the verdict;
 """
 
 import argparse
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def _comment(
         return None
     matrices = {} if args.source else {e.name: matrices_of(e, tools) for e in comparison.experiments}
     ledger = None if local else ledger_tree(tools)
-    images = publish_images(comparison, forge, matrices, how=tools.project.images, ledger=ledger, local=local)
+    images = publish_images(comparison, forge, matrices, how=tools.project.images, ledger=ledger)
     body = markdown.comment(
         comparison,
         identity=args.identity,
@@ -155,7 +156,6 @@ def publish_images(
     *,
     how: str,
     ledger: Tree | None,
-    local: bool,
 ) -> dict[str, dict[str, str | None]] | None:
     """Return the addresses of the pictures by experiment; None: the forge shows none, so charts are drawn instead."""
     if how in ("mermaid", "none"):
@@ -170,8 +170,8 @@ def publish_images(
             image = Image(
                 name=f"{experiment.name}-{picture.name}",
                 alt=picture.alt,
-                svg=picture.svg,
-                png=picture.png() if how != "commit" and not there and not local else None,
+                svg=functools.partial(getattr, picture, "svg"),
+                png=picture.png,
                 ledger_path=path if there else None,
                 ledger_commit=ledger.version.commit if ledger and there else None,
             )

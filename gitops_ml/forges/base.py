@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from gitops_ml.diagnostics import Check
@@ -50,12 +50,15 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A picture for the comment. ``ledger_path``: where it stands on the ledger, once the report is pushed."""
+    """A picture for the comment, drawn by whoever needs it.
+
+    ``ledger_path``: where it stands on the ledger, once the report is pushed.
+    """
 
     name: str
     alt: str
-    svg: bytes
-    png: bytes | None = None
+    svg: Callable[[], bytes] = dataclasses.field(repr=False, compare=False)
+    png: Callable[[], bytes] = dataclasses.field(repr=False, compare=False)
     ledger_path: str | None = None
     ledger_commit: str | None = None
 

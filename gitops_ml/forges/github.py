@@ -165,8 +165,8 @@ class GithubForge:
             # By commit, not by branch: GitHub's image cache keeps what it has once seen under a URL.
             path = quote(image.ledger_path)
             return f"{self._server_url}/{self.name}/blob/{image.ledger_commit}/{path}?raw=true"
-        if how in ("auto", "upload") and image.png is not None:
-            return self._attach(image.name, image.png)
+        if how in ("auto", "upload"):
+            return self._attach(image)
         return None
 
     def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:
@@ -200,20 +200,28 @@ class GithubForge:
             )
         )
 
-    def _attach(self, name: str, png: bytes) -> str | None:
+    def _attach(self, image: Image) -> str | None:
         if self._uploads_url is None or not self._token.startswith(_MAY_ATTACH):
             return None
         import github
         import requests
 
+        def probe() -> tuple[int, bool]:
+            answer = self._api.get("", doing="read the repository")
+            return field(answer, "id", int), field(field(answer, "permissions", dict), "push", bool)
+
         try:
-            answer = Patience(cap_s=0).keep_trying(lambda: self._api.get("", doing="read the repository"))
+            identity, may_push = Patience(cap_s=0).keep_trying(probe)
         except ServiceError:
             return None
-        may_push = isinstance(answer.get("permissions"), Mapping) and answer["permissions"].get("push") is True
         if not may_push:
             return None
-        parameters = {"name": name, "content_type": "image/png", "repository_id": str(field(answer, "id", int))}
+        png = image.png()
+        parameters = {
+            "name": f"{image.name}.png",
+            "content_type": "image/png",
+            "repository_id": str(identity),
+        }
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(png))}
         try:
             # One try: an upload whose answer is lost would be uploaded twice, and the comment can do without.

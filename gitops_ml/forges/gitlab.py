@@ -28,7 +28,7 @@ from gitops_ml.errors import ServiceError, UserError
 from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State
 from gitops_ml.forges.calls import Patience, TransientError, field
 from gitops_ml.forges.comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
-from gitops_ml.forges.gitlab_api import GitlabApi
+from gitops_ml.forges.gitlab_api import JOB_TOKEN, GitlabApi
 from gitops_ml.forges.gitlab_checks import GitlabChecks
 
 if TYPE_CHECKING:
@@ -148,13 +148,14 @@ class GitlabForge:
             if not (image.ledger_commit and image.ledger_path):
                 return None
             return f"{self._server_url}/{self.name}/-/raw/{image.ledger_commit}/{quote(image.ledger_path)}?inline=true"
-        if image.png is None:
+        if not self._has_token or self._api.token_variable == JOB_TOKEN:
             return None
+        png = image.png()
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", image.name.removesuffix(".png").removesuffix(".svg")).strip("-")[:80]
-        name = f"{stem or 'plot'}-{hashlib.sha256(image.png).hexdigest()[:16]}.png"
+        name = f"{stem or 'plot'}-{hashlib.sha256(png).hexdigest()[:16]}.png"
         if name in self._uploaded:
             return self._uploaded[name]
-        files = {"file": (name, image.png, "image/png")}
+        files = {"file": (name, png, "image/png")}
         try:
             # One try: an upload whose answer is lost would be uploaded twice, and the comment can do without.
             _, answer = Patience(cap_s=0).keep_trying(

@@ -74,9 +74,10 @@ class LocalForge:
     def publish_image(self, image: Image, *, how: str = "auto") -> str | None:  # noqa: ARG002 there is one way
         """Put the picture beside the comment and return its relative address."""
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", image.name)[:80] or "plot"
+        svg = image.svg()
         # Two experiments may have a plot of one name.
-        name = f"{name}-{hashlib.sha256(image.svg).hexdigest()[:8]}.svg"
-        self._write(self._folder / "comment" / name, image.svg)
+        name = f"{name}-{hashlib.sha256(svg).hexdigest()[:8]}.svg"
+        self._write(self._folder / "comment" / name, svg)
         return f"comment/{name}"
 
     def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:  # noqa: ARG002

@@ -55,7 +55,7 @@ def test_upsert_comment__file_of_somebody_else__is_left_alone(forge):
 
 
 def test_publish_image__is_inside_the_preview(forge):
-    url = forge.publish_image(Image(name="a/../b", alt="b", svg=b"<svg/>"))
+    url = forge.publish_image(Image(name="a/../b", alt="b", svg=lambda: b"<svg/>", png=bytes))
     forge.upsert_comment(0, marker=MARKER, body=f"{MARKER}\n![b]({url})\n")
 
     preview = (state(forge) / "comment.html").read_text()

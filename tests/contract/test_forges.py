@@ -1,5 +1,6 @@
 """Every forge keeps one contract: one comment per change and marker, one newest status, changes and permissions."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -7,9 +8,10 @@ import threading
 
 import pytest
 
-from gitops_ml.forges.base import CannotPublishError, Permission, State
+from gitops_ml.forges.base import CannotPublishError, Image, Permission, State
 from gitops_ml.forges.comments import body_of
 from tests.fakes.forges import HEAD, place
+from tests.fakes.server import Fault
 
 MARKER = "<!-- gitops-ml comment=default -->"
 OTHER = "<!-- gitops-ml comment=nightly -->"
@@ -275,3 +277,88 @@ def test_import__of_the_forges__loads_no_client():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
 
     assert done.stdout.strip() == "set()"
+
+
+# Images
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
+
+
+def image(**more):
+    return Image(name="digits-curves", alt="curves", svg=lambda: b"<svg/>", png=lambda: PNG, **more)
+
+
+def drawn():
+    raise AssertionError("drawn for nothing")
+
+
+def test_publish_image__github__links_the_ledger_by_commit_on_its_own_host(tmp_path):
+    with place("github", tmp_path) as there:
+        stored = dataclasses.replace(
+            image(), png=drawn, svg=drawn, ledger_path="reports/x/a b/plots/c.svg", ledger_commit="c" * 40
+        )
+        url = there.forge().publish_image(stored)
+
+        assert url == f"{there.fake.url}/acme/vision/blob/{'c' * 40}/reports/x/a%20b/plots/c.svg?raw=true"
+        assert there.fake.calls == []
+
+
+def test_publish_image__github_workflow_token__does_not_even_ask(tmp_path):
+    with place("github", tmp_path) as there:
+        forge = there.forge(uploads_url=there.fake.url)
+
+        assert forge.publish_image(dataclasses.replace(image(), png=drawn)) is None
+        assert there.fake.calls == []
+
+
+def test_publish_image__github_own_token_that_may_push__uploads(tmp_path):
+    with place("github", tmp_path) as there:
+        url = there.forge(uploads_url=there.fake.url, token="ghp_canary1").publish_image(image())
+
+        assert there.fake.attachments == {url: PNG}
+
+
+@pytest.mark.parametrize("why", ["no push", "enterprise server", "refused"])
+def test_publish_image__github_upload_cannot_work__is_none(tmp_path, why):
+    with place("github", tmp_path) as there:
+        uploads = None if why == "enterprise server" else there.fake.url
+        if why == "no push":
+            there.fake.tokens["ghp_canary1"].may = frozenset({"pull-requests"})
+        if why == "refused":
+            there.fake.faults.append(Fault(kind="answer", path="/user-attachments/assets"))
+        forge = there.forge(uploads_url=uploads, token="ghp_canary1")
+
+        assert forge.publish_image(image()) is None
+        assert there.fake.attachments == {}
+
+
+def test_publish_image__gitlab__uploads_once_per_picture(tmp_path):
+    with place("gitlab", tmp_path) as there:
+        forge = there.forge()
+        url = forge.publish_image(image())
+        post(forge, there, f"![curves]({url})")
+
+        assert re.fullmatch(r"/uploads/[0-9a-f]{32}/digits-curves-[0-9a-f]{16}\.png", url)
+        assert there.forge(run=6).publish_image(image()) == url
+        assert list(there.fake.uploads.values()) == [PNG]
+
+
+def test_publish_image__gitlab_commit__links_the_ledger(tmp_path):
+    with place("gitlab", tmp_path) as there:
+        stored = dataclasses.replace(image(), ledger_path="reports/x/c.svg", ledger_commit="c" * 40)
+
+        assert there.forge().publish_image(stored, how="commit") == (
+            f"{there.fake.url}/acme/research/vision/-/raw/{'c' * 40}/reports/x/c.svg?inline=true"
+        )
+        assert there.forge().publish_image(image(), how="commit") is None
+
+
+@pytest.mark.parametrize("kind", ["answer", "reset", "garbage"])
+def test_publish_image__service_fails__is_none_and_not_repeated(remote, kind):
+    remote.fake.faults.append(Fault(kind=kind, times=99))
+    more = {"uploads_url": remote.fake.url, "token": "ghp_canary1"} if remote.name == "github" else {}
+
+    assert remote.forge(**more).publish_image(image(), how="upload") is None
+    assert len(remote.fake.calls) <= 2
+    assert remote.clock.slept == []

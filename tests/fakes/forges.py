@@ -63,13 +63,22 @@ class GithubPlace:
             "GITHUB_TOKEN": token,
         }
 
-    def forge(self, *, cap_s: float = 60.0, timeout_s: int = 15, environ: Any = None, **run: Any) -> GithubForge:
+    def forge(
+        self,
+        *,
+        cap_s: float = 60.0,
+        timeout_s: int = 15,
+        environ: Any = None,
+        uploads_url: str | None = None,
+        **run: Any,
+    ) -> GithubForge:
         forge = GithubForge(
             SimpleNamespace(remote_url=lambda remote: None),
             environ if environ is not None else self.environ(**run),
             patience=self.clock.patience(cap_s),
             now=self.clock,
             timeout_s=timeout_s,
+            uploads_url=uploads_url,
         )
         self.close.callback(forge.close)
         return forge

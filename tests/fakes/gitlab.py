@@ -259,7 +259,7 @@ class FakeGitLab(Server):
             return Answer(status=400, body={"message": "400 Bad Request"})
         name = found[1].decode()
         url = f"/uploads/{hashlib.md5(str(len(self.uploads)).encode()).hexdigest()}/{name}"
-        self.uploads[url] = call.body[found.end() :].rsplit(b"\r\n--", 1)[0]
+        self.uploads[url] = call.body[found.end() :].split(b"\r\n--", 1)[0]
         body = {
             "id": 1,
             "alt": name,
