@@ -1,0 +1,141 @@
+import io
+import json
+
+import pytest
+
+from gitops_ml.diagnostics import Check
+from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.main import main
+from gitops_ml.project import Project
+from gitops_ml.tools import Tools
+from tests.fakes.forges import place
+
+
+class Backend:
+    def check(self):
+        yield Check(subject="python3", ok=True, found="3.11", fix="")
+
+
+class Repository:
+    def __init__(self, top):
+        self.top = top
+
+    def remote_url(self, remote):
+        return "https://user:hunter2@github.com/acme/vision"
+
+
+class Job(Tools):
+    def __init__(self, there, top):
+        super().__init__(cwd=top, environ=there.environ(), out=io.StringIO(), err=io.StringIO())
+        self.there = there
+        self.repository = Repository(top)
+        self.project = Project()
+
+    def backend(self, name):
+        if name != "local":
+            raise UserError(f"no backend is called `{name}`; known are: local")
+        return Backend()
+
+    def forge(self, name):
+        return self.there.forge()
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def job(request, tmp_path):
+    with place(request.param, tmp_path) as there:
+        yield Job(there, tmp_path)
+
+
+def mend(there):
+    """Set everything as doctor wants it."""
+    if there.name == "github":
+        there.fake.tokens["ghs_canary0"].may |= {"administration"}
+        there.fake.fork_approval = "all_external_contributors"
+        kinds = ("update", "deletion", "non_fast_forward")
+        rule = {"ruleset_source_type": "Repository", "ruleset_source": "acme/vision", "ruleset_id": 1}
+        there.fake.rules["gitops-ml/reports"] = [{"type": kind, **rule} for kind in kinds]
+    else:
+        there.fake.guarded_media = True
+        there.fake.fork_pipelines = False
+        there.fake.protected["gitops-ml/reports"] = {"allow_force_push": False}
+
+
+def found(job, *more):
+    code = main(["doctor", "--format", "json", *more], job)
+    return code, {one["subject"]: one for one in json.loads(job.out.getvalue())}
+
+
+def test_doctor__fresh_repository__names_each_setting_to_change(job):
+    code, checks = found(job)
+
+    assert code == ExitCode.USAGE
+    assert {name for name, check in checks.items() if check["ok"] is False} == {
+        "github": {"rules for the ledger branch `gitops-ml/reports`"},
+        "gitlab": {
+            "plots in comments",
+            "pipelines of forks",
+            "protection of the ledger branch `gitops-ml/reports`",
+        },
+    }[job.there.name]
+    assert all(check["fix"] for check in checks.values() if check["ok"] is False)
+
+
+def test_doctor__everything_set__nothing_to_mend(job):
+    mend(job.there)
+    main(["doctor"], job)
+
+    assert job.out.getvalue().endswith("nothing to mend\n")
+    assert main(["doctor"], job) == ExitCode.OK
+
+
+def test_doctor__changes_nothing(job):
+    mend(job.there)
+    before = (list(job.there.own()), list(job.there.statuses()))
+    main(["doctor"], job)
+
+    assert (job.there.own(), job.there.statuses()) == before == ([], [])
+
+
+def test_doctor__permissions_missing__says_which(job):
+    job.there.forbid()
+    code, checks = found(job)
+
+    assert code == ExitCode.USAGE
+    if job.there.name == "github":
+        assert "`statuses: write`" in checks["commit statuses"]["fix"]
+        assert "`pull-requests: write`" in checks["comments on pull requests"]["fix"]
+    else:
+        assert checks["role of the token"]["found"] == "access level 10"
+
+
+def test_doctor__gitlab_job_token__is_not_enough(tmp_path):
+    with place("gitlab", tmp_path) as there:
+        job = Job(there, tmp_path)
+        environ = {name: value for name, value in there.environ().items() if name != "GITLAB_TOKEN"}
+        job.forge = lambda name: there.forge(environ=environ | {"CI_JOB_TOKEN": "glcbt-canary1"})
+        _, checks = found(job)
+
+    assert checks["GitLab token"]["ok"] is False
+    assert "`GITLAB_TOKEN`" in checks["GitLab token"]["fix"]
+
+
+def test_doctor__token_expired__is_a_finding_not_the_end(job):
+    job.there.expire()
+    code, checks = found(job)
+
+    assert code == ExitCode.USAGE
+    assert any("says 401" in check["found"] for check in checks.values())
+
+
+def test_doctor__unknown_backend__is_a_finding(job):
+    _, checks = found(job, "--backend", "slrum", "--backend", "local")
+
+    assert checks["backend slrum"]["found"] == "no backend is called `slrum`; known are: local"
+    assert checks["python3"]["ok"] is True
+
+
+def test_doctor__shows_no_secret(job):
+    main(["doctor"], job)
+
+    assert "canary" not in job.out.getvalue() + job.err.getvalue()
+    assert "hunter2" not in job.out.getvalue()
