@@ -172,6 +172,7 @@ def publish_images(
                 alt=picture.alt,
                 svg=functools.partial(getattr, picture, "svg"),
                 png=picture.png,
+                version=reports.plan_digest(experiment),
                 ledger_path=path if there else None,
                 ledger_commit=ledger.version.commit if ledger and there else None,
             )

@@ -59,6 +59,8 @@ class Image:
     alt: str
     svg: Callable[[], bytes] = dataclasses.field(repr=False, compare=False)
     png: Callable[[], bytes] = dataclasses.field(repr=False, compare=False)
+    version: str = ""
+    """Hexadecimal, the same for what was drawn from the same data: so it is seen, undrawn, that it is there already."""
     ledger_path: str | None = None
     ledger_commit: str | None = None
 

@@ -150,12 +150,12 @@ class GitlabForge:
             return f"{self._server_url}/{self.name}/-/raw/{image.ledger_commit}/{quote(image.ledger_path)}?inline=true"
         if not self._has_token or self._api.token_variable == JOB_TOKEN:
             return None
-        png = image.png()
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", image.name.removesuffix(".png").removesuffix(".svg")).strip("-")[:80]
-        name = f"{stem or 'plot'}-{hashlib.sha256(png).hexdigest()[:16]}.png"
+        version = image.version or hashlib.sha256(image.png()).hexdigest()
+        name = f"{stem or 'plot'}-{version[:16]}.png"
         if name in self._uploaded:
             return self._uploaded[name]
-        files = {"file": (name, png, "image/png")}
+        files = {"file": (name, image.png(), "image/png")}
         try:
             # One try: an upload whose answer is lost would be uploaded twice, and the comment can do without.
             _, answer = Patience(cap_s=0).keep_trying(

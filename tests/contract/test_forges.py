@@ -344,6 +344,16 @@ def test_publish_image__gitlab__uploads_once_per_picture(tmp_path):
         assert list(there.fake.uploads.values()) == [PNG]
 
 
+def test_publish_image__gitlab_picture_of_the_same_data__is_not_drawn_again(tmp_path):
+    with place("gitlab", tmp_path) as there:
+        forge = there.forge()
+        url = forge.publish_image(image(version="0f" * 8))
+        post(forge, there, f"![curves]({url})")
+
+        again = dataclasses.replace(image(version="0f" * 8), png=drawn, svg=drawn)
+        assert there.forge(run=6).publish_image(again) == url
+
+
 def test_publish_image__gitlab_commit__links_the_ledger(tmp_path):
     with place("gitlab", tmp_path) as there:
         stored = dataclasses.replace(image(), ledger_path="reports/x/c.svg", ledger_commit="c" * 40)
