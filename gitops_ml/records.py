@@ -81,6 +81,26 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """One score per example of the evaluation data, so that two versions can be compared example by example."""
+
+    ids: tuple[str, ...]
+    """Unique, in the order of the file."""
+    scores: tuple[float, ...]
+    """Finite, of the same length."""
+    kind: str
+    """``correct``: 1 or 0. ``score``: the file's own, more is better. ``error``: absolute error, less is better."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConfusionMatrix:
+    """How often examples of each class were taken for each: ``counts[actual][predicted]``, finite and not negative."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[float, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
     """A file that a trial left: with its digest, and where it is kept (``git``, ``storage`` or ``none``)."""
 

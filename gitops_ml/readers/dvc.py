@@ -63,7 +63,7 @@ def _paths(data: dict[Any, Any]) -> Iterator[str]:
     for part in parts:
         if not isinstance(part, dict):
             continue
-        done = part.get("do")
+        done = part.get("do")  # of a stage with `foreach`
         body: dict[Any, Any] = done if isinstance(done, dict) else part
         folder = body.get("wdir") if part is not data else None
         prefix = f"{folder}/" if isinstance(folder, str) and folder != "." else ""
@@ -95,10 +95,11 @@ def _add_files(findings: Findings, folder: Path, paths: list[str]) -> None:
             findings.problem(path, "is neither JSON, YAML nor TOML; name it under `metrics.read` with its format")
     scalars, series, _ = merge(readings.values())
     for scalar in scalars:
-        findings.scalar(scalar.name, scalar.value)
+        findings.scalar(scalar.name, scalar.value, stderr=scalar.stderr, count=scalar.count)
     for curve in series:
         findings.series(curve.name, curve.steps, curve.values, curve.times)
     for reading in readings.values():
         findings.adopt(reading.problems)
         for words in reading.ignored:
-            findings.ignore(reading.file, words)
+            findings.ignore_words(f"{reading.file}: {words}")
+        findings.params.update(reading.params)

@@ -77,6 +77,8 @@ def describe(value: object) -> str:
             return "text"
         case None:
             return "empty"
+        case int() | float():
+            return "number"
         case list() | tuple():
             kinds = {
                 "numbers" if number(item) is not None else f"{describe(item).split(' (')[0]}s" for item in value[:100]
@@ -139,8 +141,12 @@ class Findings:
 
     def ignore(self, name: str, why: str) -> None:
         """Note what is no metric."""
+        self.ignore_words(f"{name[:MAX_NAME_LENGTH]} ({why})")
+
+    def ignore_words(self, words: str) -> None:
+        """Note what is no metric, as a part's reader said it."""
         if len(self._ignored) < MAX_LISTED:
-            self._ignored.append(_clean(f"{name[:MAX_NAME_LENGTH]} ({why})"))
+            self._ignored.append(_clean(words))
         else:
             self._more_ignored += 1
 
@@ -261,6 +267,11 @@ class Findings:
         found = self._series.get(name)
         return found.values[-1] if found else None
 
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was noted so far."""
+        return tuple(self._problems)
+
     def reading(self) -> Reading:
         """Return all of it, after a look at what every series can have wrong."""
         with self.guarded():
@@ -273,6 +284,8 @@ class Findings:
             del self._scalars[name]  # a series says more than its last value
         self._report_steps()
         self._report_not_finite()
+        if not self._series and not self._scalars and not self._problems:
+            self.problem("", "holds no metrics")
         if self._more_problems:
             self._problems.append(Problem(file=self.name, where="", message=f"{self._more_problems:,} more problems"))
         if self._more_ignored:

@@ -8,8 +8,8 @@ seldom the last: track it with ``summary: best``. ``args.yaml`` gives the parame
 
 from pathlib import Path
 
-from gitops_ml.readers import mapping
-from gitops_ml.readers.base import Reader
+from gitops_ml.readers import mapping, text
+from gitops_ml.readers.base import Reader, UnreadableError
 from gitops_ml.readers.findings import Findings
 from gitops_ml.readers.table import head_rows, read_table
 from gitops_ml.records import Reading
@@ -21,10 +21,16 @@ class UltralyticsReader(Reader):
     rank = 15
 
     def detect(self, file: Path, head: bytes) -> bool:
-        """By the column ``metrics/mAP50``, of boxes, masks or poses, or the accuracy of a classifier."""
+        """By a column of detectors or classifiers, or by being the ``args.yaml`` beside such a table."""
+        if file.name == "args.yaml":
+            return _is_results(file.with_name("results.csv"))
         if file.suffix.lower() != ".csv":
             return False
-        return any(name.startswith(("metrics/mAP50", "metrics/accuracy_top1")) for name in head_rows(head, 0)[0])
+        return _is_header(head)
+
+    def unit(self, file: Path) -> Path:
+        """Return the table."""
+        return file.with_name("results.csv") if file.name == "args.yaml" else file
 
     def read(self, file: Path, name: str) -> Reading:
         """Return one series per column."""
@@ -35,3 +41,15 @@ class UltralyticsReader(Reader):
                 params = mapping.read_yaml(args)
                 findings.param_tree(params if isinstance(params, dict) else {})
         return read_table(findings, file, steps=("epoch",))
+
+
+def _is_header(head: bytes) -> bool:
+    return any(name.startswith(("metrics/mAP50", "metrics/accuracy_top1")) for name in head_rows(head, 0)[0])
+
+
+def _is_results(table: Path) -> bool:
+    try:
+        with text.open_bytes(table) as stream:
+            return _is_header(stream.read(4096))
+    except (OSError, UnreadableError):
+        return False

@@ -23,7 +23,7 @@ from gitops_ml.records import Reading
 MAGIC = b":W&B\xe1\xbe\x00"
 _BLOCK = 32 * 1024
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
-_HISTORY, _SUMMARY, _CONFIG, _RUN = 2, 3, 5, 17
+_HISTORY, _SUMMARY, _CONFIG, _RUN, _EXIT = 2, 3, 5, 17, 18
 
 
 class WandbReader(Reader):
@@ -71,6 +71,7 @@ class _Run:
         self._series: set[str] = set()
         self._ignored: dict[str, str] = {}
         self._rows = 0
+        self._ended = False
 
     def add(self, payload: bytes) -> None:
         for kind, wire, body in protobuf.fields(payload):
@@ -84,12 +85,16 @@ class _Run:
                     self._summary.pop(removed, None)
             elif kind == _CONFIG:
                 self._config(body)
+            elif kind == _EXIT:
+                self._ended = True
             elif kind == _RUN:
                 for inner, inner_wire, config in protobuf.fields(body):
                     if inner == 4 and inner_wire == protobuf.BYTES and isinstance(config, bytes):
                         self._config(config)
 
     def finish(self) -> None:
+        if not self._ended:
+            self._findings.problem("", "the run was not finished; what it wrote until then is read")
         for name, value in self._leaves(self._summary):
             if name in self._series:
                 continue
