@@ -143,8 +143,8 @@ def lines(designs: Sequence[Design] = DESIGNS, repeats: int = REPEATS) -> Iterat
             else:
                 expected = design.power[int(drop) - 1]
                 assert expected is not None
-                error = math.sqrt(expected * (1 - expected) * (1 / count + 1 / TABLE_REPEATS))
-                least = expected - 0.005 - 3 * error
+                rounded = expected - 0.005
+                least = rounded - 3 * math.sqrt(rounded * (1 - rounded) * (1 / count + 1 / TABLE_REPEATS))
                 yield Line(
                     design=design.name,
                     what=f"power at {drop:g} sd",
