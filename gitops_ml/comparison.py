@@ -6,6 +6,7 @@ judged stands in ``verdicts``; here trials are gathered, points matched, and win
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 
@@ -615,11 +616,11 @@ def _cost(runs: Sequence[_Run]) -> Cost:
         attempts += [(attempt, run.planned.action is Action.RUN) for attempt in own]
     machines = dict.fromkeys(attempt.hardware for attempt, _ in attempts if attempt.hardware is not None)
     return Cost(
-        duration_s=sum(attempt.duration_s for attempt, _ in attempts),
-        cost_usd=sum(attempt.cost_usd for attempt, _ in attempts),
+        duration_s=math.fsum(attempt.duration_s for attempt, _ in attempts),
+        cost_usd=math.fsum(attempt.cost_usd for attempt, _ in attempts),
         trials=len(runs),
-        spent_s=sum(attempt.duration_s for attempt, spent in attempts if spent),
-        spent_usd=sum(attempt.cost_usd for attempt, spent in attempts if spent),
+        spent_s=math.fsum(attempt.duration_s for attempt, spent in attempts if spent),
+        spent_usd=math.fsum(attempt.cost_usd for attempt, spent in attempts if spent),
         hardware=tuple(machines),
     )
 
@@ -634,7 +635,8 @@ def _notes(entry: ExperimentPlan, head: Sequence[_Run], base: Sequence[_Run], de
         notes.append("only one side declares its evaluation code, so it is not known whether that changed")
     repeated = sorted({run.trial.seed for run in (*head, *base) if run.earlier})
     if repeated:
-        notes.append(f"seeds {', '.join(map(str, repeated))} were trained more than once; the newest repeat counts")
+        seeds = f"seed{'s' if len(repeated) > 1 else ''} {', '.join(map(str, repeated))}"
+        notes.append(f"the newest repeat counts for {seeds}, trained more than once")
     if decides is not None and decides.metrics.track != entry.experiment.metrics.track:
         notes.append("the change edits the tracked metrics; their rules apply after the merge")
     return notes

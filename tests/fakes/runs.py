@@ -119,7 +119,7 @@ def record(
 
 
 def series(name: str, *values: float, steps: Sequence[float] | None = None) -> Series:
-    return Series(name=name, steps=tuple(steps or range(len(values))), values=values)
+    return Series(name=name, steps=tuple(map(float, steps or range(len(values)))), values=values)
 
 
 @dataclasses.dataclass

@@ -1,0 +1,51 @@
+"""Noise learned from earlier records."""
+
+import random
+
+import pytest
+
+from gitops_ml.history import learned_noise
+from gitops_ml.records import Record
+from gitops_ml.spec import Goal, Track
+from tests.fakes import runs
+
+TRACK = Track(name="acc", goal=Goal.MAXIMIZE)
+SPEC = runs.experiment(TRACK)
+TRACKS = {"digits": (TRACK,)}
+
+
+def group(code: str, *values: float, repeat: int = 0) -> list[Record]:
+    trials = [runs.trial(SPEC, seed=seed, repeat=repeat, code=code) for seed in range(len(values))]
+    return [runs.record(trial, {"acc": value}) for trial, value in zip(trials, values, strict=True)]
+
+
+def test_learned_noise__groups_of_seeds__pools_the_spread_within() -> None:
+    draw = random.Random(1).gauss
+    records = [r for i in range(300) for r in group(f"code {i}", *(draw(i, 0.5) for _ in range(3)))]
+    random.Random(2).shuffle(records)
+    found = learned_noise(records, TRACKS)["digits"]["acc"]
+
+    assert found.df == 600
+    assert found.sd == pytest.approx(0.5, rel=0.1)
+
+
+def test_learned_noise__own_group__is_left_out() -> None:
+    records = [r for i in range(6) for r in group(f"code {i}", 1.0, 2.0, 3.0)]
+    loud = group("own", 0.0, 100.0, 200.0)
+    found = learned_noise([*records, *loud], TRACKS, leave_out={loud[0].key})["digits"]["acc"]
+
+    assert (found.sd, found.df) == (1.0, 12)
+
+
+def test_learned_noise__too_few_groups__is_not_known() -> None:
+    assert learned_noise(group("one", 1.0, 2.0, 3.0), TRACKS) == {"digits": {}}
+
+
+def test_learned_noise__several_repeats__newest_counts() -> None:
+    records = [r for i in range(6) for r in (*group(f"c{i}", 9.0, 1.0, 5.0), *group(f"c{i}", 1.0, 2.0, 3.0, repeat=1))]
+
+    assert learned_noise(records, TRACKS)["digits"]["acc"].sd == 1.0
+
+
+def test_learned_noise__other_experiment__is_left_alone() -> None:
+    assert learned_noise(group("one", 1.0, 2.0), {"other": (TRACK,)}) == {}
