@@ -175,7 +175,7 @@ def _recorded(name: str, tools: Tools) -> Sequence[Record]:
     found = list(tools.results.records(keys).values())
     if not found:
         raise UserError(
-            f"`{name}` is no commit, no record's key and no report here; `gitops-ml log` lists what there is"
+            f"`{name}` is no commit, no record's key and no report here; a key needs 4 characters, a report its folder"
         )
     return found
 
@@ -188,6 +188,8 @@ def _report_keys(name: str, tools: Tools) -> Sequence[str]:
     file = tools.cwd / name / "report.json"
     if file.is_file() and file.stat().st_size <= MAX_REPORT_BYTES:
         content: bytes | None = file.read_bytes()
+    elif not name.startswith("reports/"):
+        content = None
     else:
         content = (tools.results.report_files(name.rstrip("/")) or {}).get("report.json")
     if content is None:
