@@ -526,6 +526,7 @@ def _side(track: Track, runs: Sequence[_Run], tracks: Sequence[Track]) -> Side:
                 value=None if isinstance(value, Unusable) else value,
                 problem=value.text if isinstance(value, Unusable) else "",
                 invalid=isinstance(value, Unusable) and value.invalid,
+                count=run.metrics.count(track.name) if run.metrics is not None else None,
             )
         )
     return Side.of(samples)

@@ -36,6 +36,11 @@ class Metrics:
             None,
         )
 
+    def count(self, name: str) -> int | None:
+        """Return how many test examples a final value was taken over, if its file says so."""
+        scalar = self.scalars.get(name)
+        return None if scalar is None or name in self.series else scalar.count
+
 
 def summary_value(track: Track, metrics: Metrics, tracks: Sequence[Track] = ()) -> float | Unusable:
     """Return the metric's one value as ``track.summary`` asks for it, or why there is none.

@@ -53,6 +53,8 @@ class Sample:
     problem: str = ""
     invalid: bool = False
     """The trial left something, but it cannot be used: NaN, a torn file."""
+    count: int | None = None
+    """How many test examples a proportion was taken over, when the file says so."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +229,8 @@ def _tested(plain: MetricComparison, setting: Setting) -> MetricComparison:
     if not all(map(math.isfinite, (found.improvement, low, high, tolerance))):
         return dataclasses.replace(plain, verdict=Verdict.INVALID, reasons=("is too large to be compared",))
     reasons = found.reasons
+    if found.method == "not tested":
+        reasons = (*reasons, *_on_these_examples(plain, setting.rule.confidence))
     if track.goal is Goal.NONE:
         inside = max(abs(low), abs(high)) <= tolerance
         verdict = Verdict.SAME if inside else Verdict.INCONCLUSIVE
@@ -297,6 +301,33 @@ def _finding(
     text = "1 run per side" if many == 1 else "2 runs against 1"
     improvement = _mean(h) - _mean(b)
     return _Finding(method="not tested", improvement=improvement, reasons=(f"{text}, not tested",))
+
+
+def _on_these_examples(metric: MetricComparison, confidence: float) -> tuple[str, ...]:
+    """Say what the number of test examples tells of two single runs, if their values are proportions.
+
+    It is about these two checkpoints on one test set: another training differs by more. So it is told and decides
+    nothing.
+    """
+    if metric.head.n != 1 or metric.base.n != 1:
+        return ()
+    counts = [_successes(side.samples[0]) for side in (metric.head, metric.base) if len(side.samples) == 1]
+    if len(counts) != 2 or counts[0] is None or counts[1] is None:
+        return ()
+    low, high = stats.newcombe(counts[0], counts[1], confidence)
+    text = (
+        f"for these two checkpoints, {counts[0][1]} test examples put the difference between {low:+.4f} and {high:+.4f}"
+    )
+    return (f"{text} ({100 * confidence:g} % interval); another training may differ by more",)
+
+
+def _successes(sample: Sample) -> tuple[int, int] | None:
+    """Return a proportion as (successes, count); None: it is none."""
+    if not sample.count or sample.value is None or not 0 <= sample.value <= 1:
+        return None
+    successes = round(sample.value * sample.count)
+    # Files round to 4 digits or more.
+    return (successes, sample.count) if abs(successes / sample.count - sample.value) <= 5e-5 else None
 
 
 def _paired(head: Sequence[float], base: Sequence[float], confidence: float) -> _Finding | None:

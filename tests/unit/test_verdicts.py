@@ -141,6 +141,30 @@ def test_judge__one_run_per_side_with_pooled_noise__is_tested() -> None:
     assert found.reasons == ("noise pooled with earlier runs (20 degrees of freedom)",)
 
 
+def counted(value: float, count: int | None) -> Side:
+    return Side.of([Sample(seed=0, repeat=0, key="", value=value, count=count)])
+
+
+def test_judge__one_run_per_side_with_counts__tells_of_the_examples_and_decides_nothing() -> None:
+    """Newcombe 1998, table II, method 10: 56/70 - 48/80 is 0.0524 to 0.3339 at 95 %."""
+    setting = Setting(rule=CompareRule(confidence=0.95))
+    (found,) = judge([TRACK], [(counted(48 / 80, 80), counted(56 / 70, 70))], setting)
+
+    assert (found.verdict, found.method, found.interval) == (Verdict.INCONCLUSIVE, "not tested", None)
+    assert found.reasons == (
+        "1 run per side, not tested",
+        ("for these two checkpoints, 70 test examples put the difference between +0.0524 and +0.3339 (95 % interval);"
+        " another training may differ by more"),
+    )
+
+
+@pytest.mark.parametrize(("value", "count"), [(0.5, None), (1.5, 10), (0.123, 10), (0.5, 0)])
+def test_judge__count_that_makes_no_proportion__is_left_alone(value: float, count: int | None) -> None:
+    (found,) = judge([TRACK], [(counted(0.5, 10), counted(value, count))], SETTING)
+
+    assert found.reasons == ("1 run per side, not tested",)
+
+
 def test_judge__equal_values_on_every_seed__is_same_without_a_test() -> None:
     track = dataclasses.replace(TRACK, tolerance=Tolerance())
     found = verdict(BASE, BASE, track)
