@@ -6,12 +6,15 @@ It goes the way that a user goes, through the same commands, and touches nothing
 import argparse
 import contextlib
 import dataclasses
+import html
 import importlib
 import importlib.resources
 import os
+import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -95,11 +98,12 @@ class _Walk:
         """Show the comment and say where everything lies."""
         comment = self.repository / ".gitops-ml" / "comment.md"
         self._title("3. The comment that a reviewer reads in the pull or merge request")
-        self.say(comment.read_text(encoding="utf-8"))
+        self.say(_plain(comment.read_text(encoding="utf-8")))
         self._title(f"Done in {took_s:.0f} s: six trainings, two reports, one comment")
         if not kept:
             self.say("All of it lay in a temporary folder and is gone. To look around: gitops-ml demo --keep DIR")
             return
+        program = "gitops-ml" if shutil.which("gitops-ml") else f"{sys.executable} -m gitops_ml"
         git = f"git -C {shlex.quote(str(self.remote))}"
         for name, place in {
             "repository": f"{self.repository} (branches main and {BRANCH})",
@@ -107,7 +111,7 @@ class _Walk:
             "preview": str(comment.with_suffix(".html")),
             "reports": f"{git} show gitops-ml/reports:README.md",
             "ledger": f"{git} log --stat gitops-ml/reports",
-            "try next": f"cd {shlex.quote(str(self.repository))} && gitops-ml run   (nothing to do)",
+            "try next": f"cd {shlex.quote(str(self.repository))} && {program} run   (nothing to do)",
         }.items():
             self.say(f"{name:<12}{place}")
 
@@ -141,6 +145,15 @@ class _Walk:
         )
         if done.returncode:
             raise GitError(f"git {words[0]} failed in the demo's repository: {done.stderr.strip()}")
+
+
+def _plain(comment: str) -> str:
+    """Return the comment's Markdown without the HTML in it, which a forge renders and a terminal does not."""
+    text = re.sub(r"<!--.*?-->\n?", "", comment)
+    text = re.sub(r"<summary>(.*?)</summary>", r"> \1", text)
+    text = re.sub(r"!\[(.*?)\]\(.*?\)", r"[picture: \1]", text)
+    text = re.sub(r"</?(code|details|sub|b)>", "", text)
+    return html.unescape(re.sub(r"\n{3,}", "\n\n", text)).strip()
 
 
 def _command(words: list[str], tools: Tools) -> int:
