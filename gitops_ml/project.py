@@ -5,6 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gitops_ml import plugins
+from gitops_ml.diagnostics import Diagnostic, Severity, as_text
+from gitops_ml.errors import UserError
+from gitops_ml.globs import rooted
+from gitops_ml.schema import findings, nearest
+from gitops_ml.source import MAX_BYTES, Source, read_source, shown
+
+PROJECT_FILE = "gitops-ml.yaml"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSettings:
@@ -34,4 +43,73 @@ def load_project(top: Path) -> Project:
     Raises:
         UserError: the file is not valid; the text holds its diagnostics.
     """
-    raise NotImplementedError
+    text = project_text(top)
+    if text is None:
+        return Project()
+    project, found = project_from(text)
+    if project is None:
+        raise UserError(as_text(it for it in found if it.severity is Severity.ERROR))
+    return project
+
+
+def project_text(top: Path) -> bytes | None:
+    """Return the file's text, cut where it is too large to be read; None: there is no such file."""
+    try:
+        with (top / PROJECT_FILE).open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{PROJECT_FILE} cannot be read: {error.strerror}") from error
+
+
+def project_from(text: bytes, file: str = PROJECT_FILE) -> tuple[Project | None, tuple[Diagnostic, ...]]:
+    """Return the settings that the text holds, and all findings in order of place; no settings if one is an error."""
+    source = read_source(text, file)
+    found = list(source.problems)
+    if source.complete and source.data is not None:
+        said = {problem.position for problem in found}
+        found += [finding for finding in findings("project.v1", source) if finding.position not in said]
+        if not found:
+            found += _checks(source)
+    found.sort(key=lambda finding: finding.position)
+    if found:
+        return None, tuple(found)
+    data = source.data or {}
+    return (
+        Project(
+            **data
+            | {"ledger": LedgerSettings(**data.get("ledger", {}))}
+            | ({"specs": tuple(data["specs"])} if "specs" in data else {})
+        ),
+        (),
+    )
+
+
+def _checks(source: Source) -> list[Diagnostic]:
+    found = []
+
+    def error(path: tuple[str | int, ...], code: str, message: str, *, key: bool = False) -> None:
+        position = source.key_position(path) if key else source.position(path)
+        found.append(Diagnostic(file=source.file, position=position, code=code, message=message))
+
+    data = source.data
+    for index, glob in enumerate(data.get("specs", ())):
+        if rooted(".", glob) is None:
+            error(("specs", index), "outside", f"{shown(glob)} leads out of the repository; specs are inside it")
+    backends: list[tuple[tuple[str | int, ...], str, bool]] = [
+        (("backends", name), name, True) for name in data.get("backends", ())
+    ]
+    if "backend" in data:
+        backends.append((("backend",), data["backend"], False))
+    known = plugins.known("backend")
+    for path, name, key in backends:
+        if name not in known:
+            advice = nearest(name, known) or f"; known are: {', '.join(known)}"
+            error(path, "unknown-backend", f"no backend is called {shown(name)}{advice}", key=key)
+    # What this version does not do is refused, never silently ignored: a limit that nobody keeps is worse than none.
+    if data.get("policy"):
+        error(("policy",), "not-supported-yet", "policies are not enforced yet; remove `policy`", key=True)
+    if "://" in data.get("storage", ""):
+        error(("storage",), "not-supported-yet", "only a folder is supported as `storage` yet")
+    return found

@@ -137,9 +137,7 @@ def _decoded(content: bytes, file: str) -> str:
         return _RefusedError(Diagnostic(file=file, position=position, code=code, message=message))
 
     if len(content) > MAX_BYTES:
-        raise refuse(
-            Position(1, 1), "too-large", f"the file has {len(content):,} bytes; at most {MAX_BYTES:,} are read"
-        )
+        raise refuse(Position(1, 1), "too-large", f"the file is larger than {MAX_BYTES:,} bytes, which is the limit")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from gitops_ml import plugins
-from gitops_ml.diagnostics import Diagnostic, Position, Severity
+from gitops_ml.diagnostics import Diagnostic, Severity
 from gitops_ml.globs import compiled, folder_of, is_glob, rooted
 from gitops_ml.schema import findings, nearest
 from gitops_ml.source import Path, Source, read_source, shown, strings
@@ -117,13 +117,14 @@ def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     return tuple(sorted(dict.fromkeys(diagnostics), key=lambda it: (it.file, it.position, it.code, it.message)))
 
 
-def same_names(specs: Iterable[tuple[Experiment, Position]]) -> tuple[Diagnostic, ...]:
-    """Return a finding for every experiment whose name an earlier file has too; the place is that of its name."""
+def same_names(specs: Iterable[tuple[Experiment, bytes]]) -> tuple[Diagnostic, ...]:
+    """Return a finding at the name of every experiment, given with its text, that an earlier file names too."""
     first: dict[str, str] = {}
     found = []
-    for experiment, position in sorted(specs, key=lambda spec: spec[0].path):
+    for experiment, text in sorted(specs, key=lambda spec: spec[0].path):
         if experiment.name in first:
             message = f"the name `{experiment.name}` is already that of {first[experiment.name]}; choose another"
+            position = read_source(text, experiment.path).position(("name",))
             found.append(Diagnostic(file=experiment.path, position=position, code="same-name", message=message))
         first.setdefault(experiment.name, experiment.path)
     return tuple(found)
