@@ -34,9 +34,9 @@ def findings(name: str, source: Source) -> Iterator[Diagnostic]:
         yield from _phrased(error, source)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """Return the advice that names the known word most like this one; empty: none is."""
-    found = difflib.get_close_matches(word, list(known), n=1)
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
     return f"; did you mean `{found[0]}`?" if found else ""
 
 

@@ -324,7 +324,7 @@ class _Checks:
         if self.files is None or self.files.kind(at) is not None:
             return ""
         folder, name = posixpath.split(at)
-        near = nearest(name, self.files.children(folder or "."))
+        near = nearest(name, self.files.children(folder or "."), likeness=0.75)
         return near if near or not folder else self._near(folder)
 
     def template(self) -> Iterator[Diagnostic]:
