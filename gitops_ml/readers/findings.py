@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ _NOT_FINITE |= {"+inf": math.inf, "+infinity": math.inf, "-inf": -math.inf, "-in
 _NOT_FINITE |= {".nan": math.nan, ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf}
 
 
+_MANY = {"number": "numbers", "str": "texts", "list": "lists", "dict": "mappings", "bool": "true or false"}
 _FOUND_AGAIN = ("is nan", "is inf", "is -inf", "steps go back from ")
 
 
@@ -80,10 +82,9 @@ def describe(value: object) -> str:
         case int() | float():
             return "number"
         case list() | tuple():
-            kinds = {
-                "numbers" if number(item) is not None else f"{describe(item).split(' (')[0]}s" for item in value[:100]
-            }
-            return f"list of {len(value)} {kinds.pop() if len(kinds) == 1 else 'values'}"
+            kinds = {"number" if number(item) is not None else type(item).__name__ for item in value[:100]}
+            kind = _MANY.get(kinds.pop(), "values") if len(kinds) == 1 else "values"
+            return f"list of {len(value)} {kind}"
         case dict():
             return "mapping"
         case _:
@@ -246,6 +247,19 @@ class Findings:
                 yield from self.leaves(value, path, depth + 1)
             else:
                 yield path, value
+
+    def flat(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row whose nested keys are joined with ``/``; what stands in it twice is left out and reported."""
+        if not any(type(value) is dict or type(value) is Repeated for value in row.values()):
+            return row
+        items = list(self.leaves(row))
+        found = dict(items)
+        if len(found) < len(items):
+            for name, times in Counter(name for name, _ in items).items():
+                if times > 1:
+                    self.problem(name, "is written more than once; none of its values is used")
+                    del found[name]
+        return found
 
     def param(self, name: str, value: object) -> None:
         """Add a parameter that the training recorded; what is no scalar or list of scalars is left out."""

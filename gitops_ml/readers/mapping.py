@@ -24,7 +24,7 @@ from gitops_ml.readers.findings import MAX_DEPTH, Findings, Repeated, describe, 
 from gitops_ml.readers.rows import add_rows
 from gitops_ml.records import Reading
 
-MAX_YAML_BYTES = 8 * 2**20
+MAX_YAML_BYTES = 4 * 2**20
 MAX_TOML_BYTES = 2 * 2**20
 
 

@@ -20,10 +20,15 @@ def add_rows(findings: Findings, rows: Iterable[tuple[int, dict[str, Any]]], wor
     count = 0
     rows = iter(rows)
     while batch := list(itertools.islice(rows, _BATCH)):
-        if not _add_alike(columns, [row for _, row in batch], count):
-            for place, (place_there, row) in enumerate(batch, start=count):
-                _add_row(findings, columns, skipped, place, f"{word} {place_there}", row)
-        findings.count(sum(len(row) for _, row in batch))
+        flat = [row for _, row in batch]
+        alike = _add_alike(columns, flat, count)
+        if not alike:
+            flat = [findings.flat(row) for row in flat]
+            alike = _add_alike(columns, flat, count)
+        findings.count(sum(map(len, flat)))
+        if not alike:
+            for place, ((number_there, _), row) in enumerate(zip(batch, flat, strict=True), start=count):
+                _add_row(columns, skipped, place, f"{word} {number_there}", row)
         count += len(batch)
     add_columns(findings, columns, count)
     _report_skipped(findings, skipped, columns)
@@ -49,14 +54,13 @@ def _add_alike(columns: dict[str, tuple[list[int], list[float]]], rows: list[dic
 
 
 def _add_row(
-    findings: Findings,
     columns: dict[str, tuple[list[int], list[float]]],
     skipped: dict[str, tuple[int, str, str]],
     place: int,
     where: str,
     row: dict[str, Any],
 ) -> None:
-    for name, value in findings.leaves(row):
+    for name, value in row.items():
         found = number(value)
         if found is None:
             times, _, first = skipped.get(name, (0, "", where))

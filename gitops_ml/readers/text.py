@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TextIO
 from gitops_ml.readers.base import MAX_BYTES, UnreadableError
 from gitops_ml.readers.findings import Repeated
 
-MAX_DOCUMENT_BYTES = 32 * 2**20
+MAX_DOCUMENT_BYTES = 16 * 2**20
 """A JSON document is parsed as a whole, at up to 20 times its size in memory."""
 
 _BOMS = (
@@ -112,9 +112,16 @@ def loads_line(line: str) -> Any:
         data, end = _SCAN(line, 0)
     except (ValueError, StopIteration):
         return loads(line)
-    # Each key has a colon: as many colons as keys leave no room for a repeated key or a nested mapping.
-    flat = isinstance(data, dict) and line.count(":") == len(data)
-    return data if flat and not line[end:].strip() else loads(line)
+    # Each key has a colon: as many colons as keys that are left means that no key was repeated.
+    if type(data) is dict and (line[end:] == "\n" or not line[end:].strip()):
+        colons = line.count(":")
+        if colons == len(data) or colons == _keys(data):
+            return data
+    return loads(line)
+
+
+def _keys(data: dict[str, Any]) -> int:
+    return len(data) + sum(_keys(value) for value in data.values() if type(value) is dict)
 
 
 def head_text(head: bytes) -> str:

@@ -125,7 +125,7 @@ def test_json__too_large__not_read(tmp_path):
     with (tmp_path / "m").open("wb") as stream:
         stream.truncate(101 * 2**20)
 
-    assert said(JsonReader().read(tmp_path / "m", "m")) == ["has 105,906,176 bytes; at most 33,554,432 are read"]
+    assert said(JsonReader().read(tmp_path / "m", "m")) == ["has 105,906,176 bytes; at most 16,777,216 are read"]
 
 
 def test_csv__too_large__not_read(tmp_path):
@@ -354,4 +354,17 @@ def test_dvclive__summary_differs_from_table__table_used_and_said(tmp_path):
 
     assert said(DvcliveReader().read(tmp_path, "out")) == [
         "acc: is 0.9 there, and its table ends with 0.5; the table is used"
+    ]
+
+
+def test_jsonl__nested_rows__joined_and_a_clash_left_out(tmp_path):
+    content = '{"step": 1, "val": {"acc": 0.5, "n": {"x": 1}}}\n{"step": 2, "val": {"acc": 0.75}, "val/acc": 0.1}\n'
+    content += '{"step": 3, "val": {"acc": 1, "acc": 2, "n": {"x": 3}}}\n'
+
+    reading = read(JsonlReader(), tmp_path, content)
+
+    assert curves(reading) == {"val/acc": [(1, 0.5)], "val/n/x": [(1, 1), (3, 3)]}
+    assert said(reading) == [
+        "val/acc: is written more than once; none of its values is used",
+        "val/acc: the key stands there more than once; none of its values is used",
     ]
