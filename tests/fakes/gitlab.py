@@ -321,7 +321,7 @@ class FakeGitLab(Server):
 
 def _problems(schema: Any, value: Any) -> list[str]:
     return [
-        f"{error.json_path}: {error.message[:300]}"
+        f"{error.json_path}: {error.message[-300:]}"
         for error in jsonschema.Draft202012Validator(schema).iter_errors(value)
     ]
 

@@ -124,13 +124,12 @@ class Server:
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(handler.path)
-        length = int(handler.headers.get("Content-Length") or 0)
         call = Call(
             method=handler.command,
             path=parts.path,
             query={key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()},
             headers={key.lower(): value for key, value in handler.headers.items()},
-            body=handler.rfile.read(length),
+            body=_body(handler),
         )
         with self.lock:
             self.calls.append(call)
@@ -157,6 +156,18 @@ class Server:
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             handler.connection.close()
             handler.close_connection = True
+
+
+def _body(handler: BaseHTTPRequestHandler) -> bytes:
+    if handler.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        return handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+    # git sends a push over 1 MiB in chunks.
+    body = b""
+    while size := int(handler.rfile.readline().split(b";")[0], 16):
+        body += handler.rfile.read(size)
+        handler.rfile.readline()
+    handler.rfile.readline()
+    return body
 
 
 def _send(handler: BaseHTTPRequestHandler, answer: Answer, *, cut: bool = False) -> None:

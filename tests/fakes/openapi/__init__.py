@@ -81,7 +81,7 @@ class OpenAPI:
 
     def _problems(self, schema: Any, value: Any) -> list[str]:
         return [
-            f"{error.json_path}: {error.message[:300]}"
+            f"{error.json_path}: {error.message[-300:]}"
             for error in self._validator(json.dumps(schema)).iter_errors(value)
         ]
 

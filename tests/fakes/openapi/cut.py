@@ -3,7 +3,8 @@
     npm install --prefix DIR @octokit/openapi@23.0.2 @octokit/graphql-schema@15.26.1
     python tests/fakes/openapi/cut.py DIR/node_modules
 
-writes ``github.json`` and ``github.graphql`` beside this file. Both packages are MIT; their notice is in ``LICENSE``.
+writes ``github.json`` and ``github.graphql`` beside this file; with ``--check`` it only says whether they are what it
+would write, and ends with 1 if not. Both packages are MIT; their notice is in ``LICENSE``.
 Needs ``graphql-core``.
 """
 
@@ -127,9 +128,21 @@ def _name_of(node: graphql.TypeNode) -> str:
     return node.name.value
 
 
-if __name__ == "__main__":
-    modules = Path(sys.argv[1]) / "@octokit"
+def main(modules: Path, *, check: bool) -> int:
+    """Write or compare both files, and return the exit code."""
     source = json.loads((modules / "openapi/generated/api.github.com.json").read_text())
-    (HERE / "github.json").write_text(json.dumps(rest(source), indent=1, sort_keys=True) + "\n")
-    schema = (modules / "graphql-schema/schema.graphql").read_text()
-    (HERE / "github.graphql").write_text(query_language(schema))
+    made = {
+        "github.json": json.dumps(rest(source), indent=1, sort_keys=True) + "\n",
+        "github.graphql": query_language((modules / "graphql-schema/schema.graphql").read_text()),
+    }
+    different = [name for name, text in made.items() if (HERE / name).read_text() != text]
+    if not check:
+        for name in different:
+            (HERE / name).write_text(made[name])
+    print(f"different: {', '.join(different)}" if different else "nothing differs")
+    return 1 if check and different else 0
+
+
+if __name__ == "__main__":
+    words = [word for word in sys.argv[1:] if word != "--check"]
+    sys.exit(main(Path(words[0]) / "@octokit", check="--check" in sys.argv))
