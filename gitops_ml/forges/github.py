@@ -24,11 +24,11 @@ from urllib.parse import quote
 from gitops_ml import ci
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError, UserError
+from gitops_ml.forges._calls import Patience, TransientError, field
+from gitops_ml.forges._comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
+from gitops_ml.forges._github_api import GithubApi
+from gitops_ml.forges._github_checks import TOKEN_KINDS, GithubChecks
 from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State
-from gitops_ml.forges.calls import Patience, TransientError, field
-from gitops_ml.forges.comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
-from gitops_ml.forges.github_api import GithubApi
-from gitops_ml.forges.github_checks import TOKEN_KINDS, GithubChecks
 
 if TYPE_CHECKING:
     from gitops_ml.git import Repository

@@ -25,11 +25,11 @@ from urllib.parse import quote
 from gitops_ml import ci
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError, UserError
+from gitops_ml.forges._calls import Patience, TransientError, field
+from gitops_ml.forges._comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
+from gitops_ml.forges._gitlab_api import JOB_TOKEN, GitlabApi
+from gitops_ml.forges._gitlab_checks import GitlabChecks
 from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State
-from gitops_ml.forges.calls import Patience, TransientError, field
-from gitops_ml.forges.comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
-from gitops_ml.forges.gitlab_api import JOB_TOKEN, GitlabApi
-from gitops_ml.forges.gitlab_checks import GitlabChecks
 
 if TYPE_CHECKING:
     from gitops_ml.git import Repository

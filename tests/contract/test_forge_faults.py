@@ -12,8 +12,8 @@ import traceback
 import pytest
 
 from gitops_ml.errors import ServiceError
+from gitops_ml.forges._comments import body_of
 from gitops_ml.forges.base import CannotPublishError, State
-from gitops_ml.forges.comments import body_of
 from tests.fakes.forges import HEAD, place
 from tests.fakes.github import garbled, primary_limit, secondary_limit
 from tests.fakes.server import Answer, Fault, Server

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
+from gitops_ml.forges._comments import body_of
 from gitops_ml.forges.base import CannotPublishError, Image, Permission, State
-from gitops_ml.forges.comments import body_of
 from tests.fakes.forges import HEAD, place
 from tests.fakes.server import Fault
 

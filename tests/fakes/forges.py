@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from gitops_ml.forges.calls import Patience
+from gitops_ml.forges._calls import Patience
 from gitops_ml.forges.github import GithubForge
 from gitops_ml.forges.gitlab import GitlabForge
 from gitops_ml.forges.local import LocalForge

@@ -9,7 +9,7 @@ from cmarkgfm.cmark import Options
 
 from gitops_ml.comparison_json import comparison_to_json
 from gitops_ml.errors import ExitCode
-from gitops_ml.forges.comments import body_of
+from gitops_ml.forges._comments import body_of
 from gitops_ml.git import Head
 from gitops_ml.main import main
 from gitops_ml.project import Project
@@ -35,6 +35,9 @@ class Repository:
 
     def remote_url(self, remote):
         return None
+
+    def close(self):
+        pass
 
 
 class Job(Tools):

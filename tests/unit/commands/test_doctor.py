@@ -23,6 +23,9 @@ class Repository:
     def remote_url(self, remote):
         return "https://user:hunter2@github.com/acme/vision"
 
+    def close(self):
+        pass
+
 
 class Job(Tools):
     def __init__(self, there, top):

@@ -1,7 +1,7 @@
 import pytest
 
 from gitops_ml.errors import ServiceError
-from gitops_ml.forges.calls import TransientError, field, said
+from gitops_ml.forges._calls import TransientError, field, said
 from tests.fakes.forges import Clock
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitops_ml.forges.comments import (
+from gitops_ml.forges._comments import (
     HEADER_BYTES,
     Order,
     OwnComment,

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError
+from gitops_ml.forges._calls import Patience, field
+from gitops_ml.forges._github_api import GithubApi, need
 from gitops_ml.forges.base import CannotPublishError
-from gitops_ml.forges.calls import Patience, field
-from gitops_ml.forges.github_api import GithubApi, need
 
 TOKEN_KINDS = {
     "ghs_": "installation token (such as the workflow's own)",

@@ -10,8 +10,8 @@ import dataclasses
 import re
 from typing import Protocol
 
+from gitops_ml.forges._calls import Patience, TransientError
 from gitops_ml.forges.base import CommentRef
-from gitops_ml.forges.calls import Patience, TransientError
 
 MARKER = re.compile(r"<!-- gitops-ml comment=[^\n>]{1,200} -->")
 # What `text_of` puts around the body is at most this long.

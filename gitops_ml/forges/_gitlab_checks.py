@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError
-from gitops_ml.forges.calls import Patience
-from gitops_ml.forges.gitlab_api import HOW_TO_ALLOW, JOB_TOKEN, GitlabApi
+from gitops_ml.forges._calls import Patience
+from gitops_ml.forges._gitlab_api import HOW_TO_ALLOW, JOB_TOKEN, GitlabApi
 
 _DEVELOPER = 30
 

@@ -7,8 +7,8 @@ from urllib.parse import quote, urlsplit
 
 from gitops_ml import __version__
 from gitops_ml.errors import ServiceError, UserError
+from gitops_ml.forges._calls import TransientError, said
 from gitops_ml.forges.base import CannotPublishError
-from gitops_ml.forges.calls import TransientError, said
 
 if TYPE_CHECKING:
     import requests
