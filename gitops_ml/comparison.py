@@ -517,18 +517,21 @@ def _sides(tracks: Sequence[Track], base: Sequence[_Run], head: Sequence[_Run]) 
 def _side(track: Track, runs: Sequence[_Run], tracks: Sequence[Track]) -> Side:
     samples = []
     for run in runs:
-        value = _value(track, run, tracks)
-        samples.append(
-            Sample(
-                seed=run.trial.seed,
-                repeat=run.trial.repeat,
-                key=run.trial.key,
-                value=None if isinstance(value, Unusable) else value,
-                problem=value.text if isinstance(value, Unusable) else "",
-                invalid=isinstance(value, Unusable) and value.invalid,
-                count=run.metrics.count(track.name) if run.metrics is not None else None,
+        value, trial = _value(track, run, tracks), run.planned.trial
+        if isinstance(value, Unusable):
+            found = Sample(
+                seed=trial.seed,
+                repeat=trial.repeat,
+                key=trial.key,
+                value=None,
+                problem=value.text,
+                invalid=value.invalid,
             )
-        )
+        else:
+            assert run.metrics is not None
+            count = run.metrics.count(track.name)
+            found = Sample(seed=trial.seed, repeat=trial.repeat, key=trial.key, value=value, count=count)
+        samples.append(found)
     return Side.of(samples)
 
 
