@@ -42,7 +42,7 @@ bench: ## the benchmarks beside their peers: medians, ratios, targets (installs 
 
 docs: ## write the generated pages of docs/ anew
 	@.ci/setup dev
-	@$(PYTHON) -m docs
+	@$(PYTHON) docs/generate.py
 
 clean: ## remove what the targets made
 	rm -rf .venv .venv-bench dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
