@@ -38,7 +38,8 @@ def comparison_to_json(comparison: Comparison, *, curves: bool = False) -> dict[
     for experiment, its_json in zip(comparison.experiments, document["experiments"], strict=True):
         for point, point_json in zip(experiment.points, its_json["points"], strict=True):
             point_json["curves"] = [_curves_json(one) for one in point.curves] if curves else []
-    return {"schema": SCHEMA, **document}
+    # The worst gate of all, in one word: what lists of reports show without reading further.
+    return {"schema": SCHEMA, "gate": comparison.gate.value, **document}
 
 
 def comparison_from_json(document: Mapping[str, Any]) -> Comparison:

@@ -120,6 +120,8 @@ def _experiment(experiment: ExperimentComparison, pictures: Sequence[Picture], l
     if notes:
         yield f"<ul class=notes>{''.join(f'<li>{_marked(note)}</li>' for note in notes)}</ul>"
     yield from _metrics(experiment)
+    if experiment.metrics:
+        yield _folded("How to read the verdicts", _LEGEND)
     if pictures:
         figures = "".join(_figure(picture) for picture in pictures)
         yield f"{_heading('Plots', level)}<div class=plots>{figures}</div>"
@@ -137,7 +139,7 @@ def _verdict_line(experiment: ExperimentComparison) -> str:
     head = wording.headline(experiment)
     name = _text(wording.clean(experiment.name))
     verdict = f"<strong>{name}: {_text(head.verdict)}</strong>"
-    return f"<span aria-hidden=true>{wording.SIGNS[head.kind]}</span> {verdict} — {_marked(head.because)}"
+    return f"<span aria-hidden=true>{head.sign}</span> {verdict} — {_marked(head.because)}"
 
 
 def _baseline(sentence: str) -> str:
@@ -162,7 +164,8 @@ def _metrics(experiment: ExperimentComparison) -> Iterator[str]:
 
 
 def _metric_table(caption: str, metrics: Sequence[MetricComparison]) -> str:
-    header = ["metric", "baseline", "this change", "difference", "interval", "verdict", "gate", "test"]
+    level = wording.interval_title(metrics)
+    header = ["metric", "baseline", "this change", "difference", level, "verdict", "gate", "test"]
     rows, keys = [], []
     for metric in metrics:
         row = wording.row(metric)
@@ -174,7 +177,7 @@ def _metric_table(caption: str, metrics: Sequence[MetricComparison]) -> str:
                 _text(row.head),
                 _text(row.difference),
                 _text(row.interval),
-                f'<span class="{kind}">{wording.SIGNS[metric.verdict]} {_text(row.verdict)}</span>',
+                f'<span class="{kind}">{wording.mark_of(metric, wording.SIGNS)} {_text(row.verdict)}</span>',
                 f'<span class="{row.gate if row.gate == "fail" else "quiet"}">{_text(row.gate)}</span>',
                 _text(row.test),
             ]
@@ -237,7 +240,9 @@ def _trials(experiment: ExperimentComparison) -> Iterator[str]:
         shown = [
             [*(_text(cell) if i != 1 else cell for i, cell in enumerate(row[:-1])), _code(row[-1])] for row in cells
         ]
-        yield _folded(wording.count(len(rows), "trial"), _table("Trials", header, shown))
+        used = wording.used_columns(header, cells)
+        table = _table("Trials", [header[i] for i in used], [[row[i] for i in used] for row in shown])
+        yield _folded(wording.count(len(rows), "trial"), table)
     for trial in wording.trials(experiment, head=True):
         if not trial.recorded and trial.attempt is not None and trial.attempt.log_tail:
             log = "\n".join(_text(line) for line in wording.clean_lines(trial.attempt.log_tail))
@@ -295,19 +300,30 @@ def _table(
         heads = "".join(f'<th scope="col"{align(i)}><button>{_text(h)}</button></th>' for i, h in enumerate(header))
     else:
         heads = "".join(f'<th scope="col"{align(i)}>{_text(h)}</th>' for i, h in enumerate(header))
+    cards = len(header) > 3
     lines = []
     for index, row in enumerate(rows):
         cells = [f'<th scope="row">{row[0]}</th>']
         for column, cell in enumerate(row[1:], 1):
             number = keys[index][column] if keys else None
             order = f' data-k="{number!r}"' if number is not None else ""
+            # On a phone each row is a card, whose cells say what they are.
+            order += f' data-h="{html.escape(header[column])}"' if cards else ""
             cells.append(f"<td{align(column)}{order}>{cell}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
+    kind = "scroll cards" if cards else "scroll"
     return (
-        f'<div class=scroll tabindex=0 role=region aria-label="{html.escape(caption)}"><table><caption>{_text(caption)}'
-        f"</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="{kind}" tabindex=0 role=region aria-label="{html.escape(caption)}"><table>'
+        f"<caption>{_text(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
+
+_LEGEND = (
+    "<p>A difference is this change less the baseline; the interval covers the true one with the stated confidence.</p>"
+    "<dl>"
+    + "".join(f"<dt>{_text(word)}</dt><dd>{_text(meaning)}</dd>" for word, meaning in wording.LEGEND.items())
+    + "</dl>"
+)
 
 _STYLE = """
 :root{--ink:#1f2328;--quiet:#59636e;--page:#fff;--line:#d1d9e0;--soft:#f6f8fa;--good:#116329;--bad:#b3261e;
@@ -316,7 +332,7 @@ _STYLE = """
 --good:#4ac26b;--bad:#ff8578;--open:#9aa4ae;--link:#79b8ff}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:70rem;margin:0 auto;padding:1.2rem 1rem 3rem}
+main{max-width:76rem;margin:0 auto;padding:1.2rem 1rem 3rem}
 h1{font-size:1.6rem;line-height:1.25;margin:.2rem 0;overflow-wrap:anywhere}
 h2{font-size:1.25rem;margin:2rem 0 .5rem;overflow-wrap:anywhere}h3{font-size:1.05rem;margin:1.5rem 0 .4rem}
 section{margin-top:1rem}a{color:var(--link)}
@@ -332,21 +348,37 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.5rem .7rem;background:var(--soft)}
 th,td{padding:.35rem .7rem;border-top:1px solid var(--line);text-align:left;vertical-align:top}
 thead th{white-space:nowrap;color:var(--quiet);font-weight:600}
-tbody th{font-weight:400;min-width:12rem}td.n,th.n{text-align:right}td.n,td:not(:last-child){white-space:nowrap}
-td:last-child{min-width:12rem}td.n:last-child{min-width:0}
+tbody th{font-weight:400;min-width:9rem}tbody th code{overflow-wrap:break-word}
+td.n,th.n{text-align:right}td.n,td:not(:last-child){white-space:nowrap}
+td:last-child{min-width:11rem}td.n:last-child{min-width:0}
 th button{all:unset;cursor:pointer;font:inherit}
 th button:focus-visible{outline:2px solid var(--link);outline-offset:2px}
 th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending] button::after{content:" \\25BC"}
 .good{color:var(--good)}.bad,.fail{color:var(--bad)}.fail{font-weight:700}.open,.quiet{color:var(--open)}
 .verdict.good,.verdict.bad,.verdict.open{color:var(--ink)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem;align-items:start}
 figure{margin:0;padding:.6rem;border:1px solid var(--line);border-radius:6px;min-width:0}
 figure svg{display:block;width:100%;height:auto;max-height:26rem}
 figure svg text{fill:var(--ink)!important}
+@media (prefers-color-scheme:dark){figure [style*="stroke: #0072b2"]{stroke:#56b4e9!important}
+figure [style*="fill: #0072b2"]{fill:#56b4e9!important}figure [style*="stroke: #d55e00"]{stroke:#ff9248!important}
+figure [style*="fill: #d55e00"]{fill:#ff9248!important}figure [style*="stroke: #009e73"]{stroke:#2fd1a0!important}
+figure [style*="fill: #009e73"]{fill:#2fd1a0!important}}
 figcaption{color:var(--quiet);font-size:.85rem;overflow-wrap:anywhere}
 details{margin:.8rem 0}summary{cursor:pointer;font-weight:600}
 pre{overflow:auto;max-height:24rem;padding:.7rem;background:var(--soft);border:1px solid var(--line);border-radius:6px}
 img{max-width:100%}
+dl{margin:.6rem 0}dt{font-weight:600}dd{margin:0 0 .3rem 1.2rem;color:var(--quiet)}
+sub{line-height:1.4;color:var(--quiet);vertical-align:baseline;font-size:.85em}
+@media (max-width:40rem){th,td{padding:.3rem .5rem}tbody th{min-width:7.5rem}
+.cards thead tr{display:flex;flex-wrap:wrap;border-top:1px solid var(--line)}
+.cards thead th{border:0;padding:.1rem .5rem;font-size:.85em}
+.cards table,.cards thead,.cards tbody,.cards caption,.cards tbody tr,.cards tbody th,.cards tbody td{display:block}
+.cards tbody tr{border-top:1px solid var(--line);padding:.4rem .2rem}
+.cards tbody th{border:0;font-weight:600;min-width:0}
+.cards tbody td{border:0;padding:.1rem .5rem;text-align:left;display:flex;
+gap:.6rem;white-space:normal;min-width:0}
+.cards tbody td::before{content:attr(data-h);color:var(--quiet);flex:0 0 7rem}.cards tbody td:empty{display:none}}
 @media print{body{font-size:11px}.scroll{overflow:visible}figure,tr{break-inside:avoid}main{max-width:none}}
 """.strip()
 

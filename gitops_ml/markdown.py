@@ -240,7 +240,7 @@ def _verdict_line(experiment: ExperimentComparison, name_limit: int) -> str:
     head = wording.headline(experiment, name_limit)
     # A spec's name is plain by its schema, but a report from elsewhere may hold anything.
     name = prose(wording.clean(experiment.name, max(name_limit, 24)).replace("`", "'"))
-    return f"{wording.MARKS[head.kind]} **{name}: {head.verdict}** — {prose(head.because)}"
+    return f"{head.mark} **{name}: {head.verdict}** — {prose(head.because)}"
 
 
 def _others(comparison: Comparison) -> Iterator[str]:
@@ -313,23 +313,26 @@ def _metrics_table(metrics: Sequence[MetricComparison], total: int) -> Iterator[
 
 
 def _metric_cells(metrics: Sequence[MetricComparison]) -> tuple[list[str], list[list[str]]]:
-    confidences = {m.confidence for m in metrics if m.confidence is not None}
-    level = f"{100 * confidences.pop():g} % interval" if len(confidences) == 1 else "interval"
-    header = ["metric", "baseline", "this change", "difference", level, "verdict", "gate", "test"]
+    level = wording.interval_title(metrics)
+    header = ["metric", "baseline", "this change", f"difference<br><sub>{level}</sub>", "verdict", "gate"]
     rows = [
         [
             f"{code(row.name)} {row.arrow}".rstrip(),
             prose(row.base),
             prose(row.head),
-            prose(row.difference),
-            prose(row.interval),
-            f"{wording.MARKS[row.metric.verdict]} {row.verdict}",
+            # Below each other, because a forge's comment is narrower than eight columns.
+            _two_lines(prose(row.difference), row.interval),
+            _two_lines(f"{row.mark} {row.verdict}", row.test),
             f"**{row.gate}**" if row.gate == "fail" else row.gate,
-            prose(row.test),
         ]
         for row in map(wording.row, metrics)
     ]
     return header, rows
+
+
+def _two_lines(first: str, second: str) -> str:
+    """Return a cell of Markdown with a text in small letters below it."""
+    return first + (f"<br><sub>{prose(second)}</sub>" if second not in ("", wording.NOTHING) else "")
 
 
 def _changed(metrics: Sequence[MetricComparison], detail: Detail, *, folded: bool) -> Iterator[str]:
@@ -378,7 +381,7 @@ def _points(experiment: ExperimentComparison, detail: Detail) -> Iterator[str]:
                 prose(row.base),
                 prose(row.head),
                 prose(row.difference),
-                f"{wording.MARKS[row.metric.verdict]} {row.verdict}",
+                f"{row.mark} {row.verdict}",
             ]
             for point, row in ((point, wording.row(metric)) for point, metric in rows[:200])
         ),
@@ -413,21 +416,21 @@ def _facts(experiment: ExperimentComparison) -> Iterator[str]:
 def _trials(experiment: ExperimentComparison, detail: Detail) -> Iterator[str]:
     rows = wording.trial_rows(experiment)
     if rows:
-        body = table(
-            ["side", "point", "seed", "outcome", "time", "cost", "key"],
-            (
-                [
-                    row.side,
-                    code(row.point, 120) if row.point else "",
-                    row.seed,
-                    prose(row.outcome),
-                    row.duration,
-                    row.cost,
-                    f"<code>{_entities(row.key)}</code>",
-                ]
-                for row in rows[:200]
-            ),
-        )
+        header = ["side", "point", "seed", "outcome", "time", "cost", "key"]
+        cells = [
+            [
+                row.side,
+                code(row.point, 120) if row.point else "",
+                row.seed,
+                prose(row.outcome),
+                row.duration,
+                row.cost,
+                f"<code>{_entities(row.key)}</code>",
+            ]
+            for row in rows[:200]
+        ]
+        used = wording.used_columns(header, cells)
+        body = table([header[i] for i in used], ([row[i] for i in used] for row in cells))
         if len(rows) > 200:
             body += f"\n\nand {len(rows) - 200} more"
         yield details(wording.count(len(rows), "trial"), body)
@@ -466,7 +469,8 @@ def mermaid(curves: Curves) -> str | None:
     """
     for points in (32, 20, 10):
         sides = [
-            (name, _mean_curve(side, points)) for name, side in (("main", curves.base), ("this change", curves.head))
+            (name, _mean_curve(side, points))
+            for name, side in (("baseline", curves.base), ("this change", curves.head))
         ]
         sides = [(name, curve) for name, curve in sides if curve]
         ends = [
@@ -553,7 +557,7 @@ def terminal(comparison: Comparison) -> str:
                     r.head,
                     r.difference,
                     r.interval,
-                    str(r.metric.verdict),
+                    r.verdict,
                     r.gate,
                 )
                 for r in rows

@@ -126,7 +126,9 @@ def _pictures(experiment: ExperimentComparison, matrices: Sequence[Matrix]) -> I
             return confusion(matrix)
 
         yield _picture(name, f"confusion matrix {_label(matrix.name)}", draw_matrix)
-    if experiment.base_cost is not None or experiment.head_cost.cost_usd:
+    costs = [cost for cost in (experiment.base_cost, experiment.head_cost) if cost is not None]
+    spent = any(cost.duration_s or cost.cost_usd for cost in costs)
+    if (spent and len(costs) > 1) or experiment.head_cost.cost_usd:
         yield _picture("cost", "training time and cost of both sides", lambda: cost_bars(experiment))
 
 
@@ -138,10 +140,11 @@ def _curves_wanted(experiment: ExperimentComparison) -> Iterator[tuple[Curves, s
     curves = {c.name: c for point in chosen for c in point.curves if c.base or c.head}
     units = {metric.track.name: metric.track.unit for metric in experiment.metrics}
     asked = experiment.plots or (Plot(y=tuple(name for name in units if name in curves)[:6]),)
-    for plot in asked:
-        for name in plot.y:
-            if name in curves:
-                yield curves[name], plot.x, curves.get(plot.x), units.get(name, "")
+    wanted = [(name, plot.x) for plot in asked for name in plot.y if name in curves]
+    # What decides comes first, because a comment unfolds only the first pictures.
+    first = wording.deciding_name(experiment)
+    for name, x in sorted(wanted, key=lambda each: each[0] != first):
+        yield curves[name], x, curves.get(x), units.get(name, "")
 
 
 def _picture(name: str, alt: str, draw: Callable[[], "Figure"]) -> Picture:
@@ -173,8 +176,8 @@ def learning_curves(curves: Curves, *, x: str = "step", x_values: Curves | None 
     x_label = "seconds since the start" if x == "time" else x
     sides: list[tuple[str, list[tuple[Array, Array]]]] = []
     bad = 0
-    for which, seeds in (("main", curves.base), ("this change", curves.head)):
-        other = {} if x_values is None else (x_values.base if which == "main" else x_values.head)
+    for which, seeds in (("baseline", curves.base), ("this change", curves.head)):
+        other = {} if x_values is None else (x_values.base if which == "baseline" else x_values.head)
         lines = []
         for seed in sorted(seeds):
             across, up, dropped = _line(seeds[seed], x, other.get(seed))
@@ -229,8 +232,8 @@ def _line(series: Series, x: str, other: Series | None) -> "tuple[Array, Array, 
 def _side(axes: "Axes", lines: "list[tuple[Array, Array]]", which: str, buckets: int, factor: float) -> None:
     import numpy as np
 
-    colour = BASE_COLOUR if which == "main" else HEAD_COLOUR
-    dashes: Any = (0, (5, 2)) if which == "main" else "solid"
+    colour = BASE_COLOUR if which == "baseline" else HEAD_COLOUR
+    dashes: Any = (0, (5, 2)) if which == "baseline" else "solid"
     label = f"{which} ({wording.count(len(lines), 'seed')})"
     same = all(len(a) == len(lines[0][0]) and np.array_equal(a, lines[0][0]) for a, _ in lines)
     if len(lines) == 1:
@@ -318,23 +321,43 @@ def _scale(axes: "Axes", values: "Array") -> None:
 def forest(metrics: Sequence[MetricComparison], limit: int = 30) -> "Figure":
     """Return each metric's improvement with its interval, over the baseline's size, beside its tolerance."""
     shown = [(metric, entry) for metric in metrics if (entry := _normalised(metric)) is not None][:limit]
-    figure, axes = _figure(height=1.1 + 0.26 * max(len(shown), 2), left=0.34)
+    labels = [_label(metric.track.name, 22) for metric, _ in shown]
+    # About 0.08 inches a letter at this size.
+    left = 0.06 + 0.017 * max(map(len, labels), default=0)
+    figure, axes = _figure(height=1.1 + 0.26 * max(len(shown), 2), left=left, right=0.85)
+    edge = _edge([max(abs(low), abs(high), tolerance) for _, (_, low, high, tolerance) in shown])
     for index, (metric, (middle, low, high, tolerance)) in enumerate(shown):
         row = len(shown) - 1 - index
         colour = {Verdict.BETTER: _GOOD, Verdict.WORSE: _BAD}.get(metric.verdict, _OPEN)
         shape = {Verdict.BETTER: "^", Verdict.WORSE: "v"}.get(metric.verdict, "o")
+        axes.annotate(
+            wording.percent(middle / 100), (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9
+        )
         if tolerance:
             axes.fill_between([-tolerance, tolerance], row - 0.36, row + 0.36, color=_INK, alpha=0.16, linewidth=0)
         axes.plot([low, high], [row, row], color=colour, linewidth=1.8, solid_capstyle="butt")
-        axes.plot([middle], [row], color=colour, marker=shape, markersize=6, linestyle="none")
+        if edge is not None and abs(middle) > edge:
+            shape, middle = "<" if middle < 0 else ">", math.copysign(edge, middle)
+        axes.plot([middle], [row], color=colour, marker=shape, markersize=6, linestyle="none", clip_on=False)
+    if edge is not None:
+        axes.set_xlim(-edge, edge)
     axes.axvline(0, color=_INK, linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [_label(metric.track.name, 28) for metric, _ in reversed(shown)])
+    axes.set_yticks(range(len(shown)), labels[::-1])
     axes.set_ylim(-0.7, max(len(shown), 1) - 0.3)
     axes.set_xlabel("improvement in % of the baseline (grey: tolerance)")
     axes.grid(axis="y", visible=False)
     if not shown:
         axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center")
     return figure
+
+
+def _edge(extents: Sequence[float]) -> float | None:
+    """Return where to end the axis because few metrics reach far beyond the others; None: they do not."""
+    ordered = sorted(extents)
+    if len(ordered) < 2:
+        return None
+    usual = 2.5 * ordered[(len(ordered) - 1) // 2]
+    return usual if 0 < usual < 0.5 * ordered[-1] else None
 
 
 def _normalised(metric: MetricComparison) -> tuple[float, float, float, float] | None:
@@ -349,9 +372,9 @@ def _normalised(metric: MetricComparison) -> tuple[float, float, float, float] |
 def cost_bars(experiment: ExperimentComparison) -> "Figure":
     """Return time, and cost when there is one, of both sides as bars with their numbers."""
     head, base = experiment.head_cost, experiment.base_cost
-    rows = [("this change", head), *([("main", base)] if base else [])]
+    rows = [("this change", head), *([("baseline", base)] if base else [])]
     with_cost = any(cost.cost_usd for _, cost in rows)
-    figure, first = _figure(height=1.6, left=0.14, columns=2 if with_cost else 1)
+    figure, first = _figure(height=1.5, left=0.21, columns=2 if with_cost else 1)
     panels: list[tuple[Axes, str, str, Callable[[float], str]]] = [
         (first, "duration_s", "training time (s)", wording.duration)
     ]
@@ -515,11 +538,11 @@ def by_parameter(rows: Sequence[SweepRow], name: str, metric: str) -> "Figure":
     """Return the metric of every point over one parameter, both sides."""
     figure, axes = _figure()
     placed, ticks, log = _positions([point.get(name) for point, _, _ in rows])
-    for which, colour, shape in (("main", BASE_COLOUR, "s"), ("this change", HEAD_COLOUR, "o")):
-        means = [base if which == "main" else head for _, base, head in rows]
+    for which, colour, shape in (("baseline", BASE_COLOUR, "s"), ("this change", HEAD_COLOUR, "o")):
+        means = [base if which == "baseline" else head for _, base, head in rows]
         dots = [(x, mean) for x, mean in zip(placed, means) if mean is not None]
         if dots:
-            hollow = "none" if which == "main" else colour
+            hollow = "none" if which == "baseline" else colour
             axes.plot(
                 [x for x, _ in dots],
                 [y for _, y in dots],
@@ -545,9 +568,10 @@ def _label(name: str, limit: int = 60) -> str:
 
 def _figure(
     *,
-    width: float = 6.4,
-    height: float = 3.4,
-    left: float = 0.12,
+    width: float = 4.6,
+    height: float = 2.9,
+    left: float = 0.165,
+    right: float = 0.975,
     bottom: float | None = None,
     columns: int = 1,
 ) -> "tuple[Figure, Axes]":
@@ -556,7 +580,7 @@ def _figure(
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(1, columns, squeeze=False)[0]
     low = bottom if bottom is not None else min(0.5, 0.5 / height)
-    figure.subplots_adjust(left=left, right=0.975, bottom=low, top=1 - 0.28 / height, wspace=0.12)
+    figure.subplots_adjust(left=left, right=right, bottom=low, top=1 - 0.28 / height, wspace=0.12)
     return figure, axes[0]
 
 

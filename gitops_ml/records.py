@@ -238,12 +238,20 @@ class BaselineChoice:
         """Return the one line that every output shows about the baseline."""
         if self.version is None:
             return f"no baseline: {self.note}" if self.note else "no baseline"
-        text = f"compared with {self.version.commit[:12]} ({self.chosen} of {self.ref}"
+        how = {
+            "merge-base": f"the merge-base with {self.ref}",
+            "tip": f"the tip of {self.ref}",
+            "first parent": f"the commit before on {self.ref}",
+            "before the push": f"{self.ref} before the push",
+            "HEAD": "the last commit",
+            "given": f"given as {self.ref}",
+            "ancestor": f"an earlier commit of {self.ref}",
+        }.get(self.chosen, f"{self.chosen} of {self.ref}")
+        text = f"compared with {self.version.commit[:12]}, {how}"
         if self.behind:
-            text += f", {self.behind} commit{'s' if self.behind > 1 else ''} behind its tip"
-        elif self.behind == 0:
-            text += ", its tip"
-        text += ")"
+            text += f" ({self.behind} commit{'s' if self.behind > 1 else ''} behind the tip of {self.ref})"
+        elif self.behind == 0 and self.chosen == "merge-base":
+            text += f" (the tip of {self.ref})"
         return f"{text}; {self.note}" if self.note else text
 
 

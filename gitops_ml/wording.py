@@ -52,6 +52,17 @@ SIGNS: Mapping[Verdict, str] = {
 }
 """The same for a page: signs that every system font has."""
 
+NOT_WORSE = "not worse"
+"""What ``same`` is called when the interval reaches beyond the tolerance on the good side: a gain is not excluded."""
+LEGEND: Mapping[str, str] = {
+    "better": "the interval of the difference lies wholly on the good side of zero",
+    "worse": "it lies wholly on the bad side of zero, and the difference exceeds the tolerance",
+    "same": "the interval lies within the tolerance on both sides",
+    NOT_WORSE: "a loss beyond the tolerance is excluded; a gain beyond it is not, and not shown either",
+    "inconclusive": "the interval reaches beyond the tolerance on the bad side: more seeds would tell",
+}
+"""The words of verdicts that rest on an interval, for those who read one for the first time."""
+
 GATE_WORDS: Mapping[GateResult, str] = {
     GateResult.PASS: "gate passed",
     GateResult.WARN: "gate passed with a warning",
@@ -283,6 +294,8 @@ class Row:
     head: str
     difference: str
     interval: str
+    mark: str
+    """The verdict's picture."""
     verdict: str
     gate: str
     test: str
@@ -304,11 +317,27 @@ def row(metric: MetricComparison) -> Row:
         head=_side(metric.head, numbers),
         difference=difference,
         interval=interval(metric, numbers),
-        verdict=str(metric.verdict) + (" (accepted)" if metric.accepted else ""),
+        mark=mark_of(metric),
+        verdict=verdict_text(metric) + (" (accepted)" if metric.accepted else ""),
         gate=_gate(metric),
         test=test(metric),
         reasons=metric.reasons,
     )
+
+
+def verdict_text(metric: MetricComparison) -> str:
+    """Return the verdict's word."""
+    return NOT_WORSE if is_not_worse(metric) else str(metric.verdict)
+
+
+def is_not_worse(metric: MetricComparison) -> bool:
+    """Whether ``same`` leaves room for a gain beyond the tolerance, so that the word would mislead."""
+    return metric.verdict is Verdict.SAME and metric.interval is not None and metric.interval[1] > metric.tolerance
+
+
+def mark_of(metric: MetricComparison, marks: Mapping[Verdict, str] = MARKS) -> str:
+    """Return the picture, or with ``SIGNS`` the sign, of the metric's verdict."""
+    return "\N{GREATER-THAN OR EQUAL TO}" if is_not_worse(metric) else marks[metric.verdict]
 
 
 def _side(side: Side, numbers: Numbers) -> str:
@@ -339,6 +368,12 @@ def interval(metric: MetricComparison, numbers: Numbers | None = None) -> str:
     return (numbers or Numbers.of(metric)).interval(low, high)
 
 
+def interval_title(metrics: Sequence[MetricComparison]) -> str:
+    """Return the heading of a column of intervals, with their confidence where it is one."""
+    levels = {metric.confidence for metric in metrics if metric.confidence is not None}
+    return f"{100 * levels.pop():g} % interval" if len(levels) == 1 else "interval"
+
+
 def test(metric: MetricComparison) -> str:
     """Return how the verdict was reached: method, runs, p values, seeds that would settle it."""
     parts = [runs(metric)] if metric.method == "not tested" else [clean(metric.method, 40), runs(metric)]
@@ -350,12 +385,14 @@ def test(metric: MetricComparison) -> str:
         parts.append(f"{metric.p_permutation:.2g} by permutation")
     if metric.seeds_needed:
         parts.append(f"about {count(metric.seeds_needed, 'more seed')} per side would settle it")
-    return ", ".join(part for part in parts if part)
+    return ", ".join(part for part in parts if part) or NOTHING
 
 
 def runs(metric: MetricComparison) -> str:
     """Return how many runs stand on each side."""
     base, head = metric.base.n, metric.head.n
+    if not base and not head:
+        return NOTHING
     if base == head == 1:
         return "1 run per side, not tested" if metric.method == "not tested" else "1 run per side"
     if base == head:
@@ -367,7 +404,7 @@ def tiers(metrics: Sequence[MetricComparison]) -> tuple[list[MetricComparison], 
     """Return the gated metrics, those that changed, and the rest; what fails or is primary first in each."""
     gated = [m for m in metrics if m.track.gate is not Gate.OFF or m.gate is not GateResult.PASS or m.track.primary]
     others = [m for m in metrics if m not in gated] if len(metrics) < 50 else _without(metrics, gated)
-    changed = [m for m in others if m.verdict is not Verdict.SAME and not _flat(m)]
+    changed = [m for m in others if (m.verdict is not Verdict.SAME or is_not_worse(m)) and not _flat(m)]
     rest = _without(others, changed)
     return sorted(gated, key=_urgency), sorted(changed, key=_urgency), rest
 
@@ -415,6 +452,8 @@ class Headline:
     """The one line a reviewer reads: the verdict and what it rests on (marked text)."""
 
     kind: Verdict
+    mark: str
+    sign: str
     verdict: str
     because: str
 
@@ -427,12 +466,8 @@ def headline(experiment: ExperimentComparison, name_limit: int = 60) -> Headline
     deciding = (gated or changed or rest)[:1]
     if not deciding:
         if failed:
-            return Headline(
-                kind=Verdict.MISSING,
-                verdict="no result",
-                because=f"{failed_text(experiment)}; {gate}",
-            )
-        return Headline(kind=Verdict.SAME, verdict="nothing to compare", because=f"no metric is tracked; {gate}")
+            return _headline(Verdict.MISSING, "no result", f"{failed_text(experiment)}; {gate}")
+        return _headline(Verdict.SAME, "nothing to compare", f"no metric is tracked; {gate}")
     metric = deciding[0]
     because = metric_sentence(metric, name_limit)
     others = [m for m in gated[1:] if m.gate is not GateResult.PASS]
@@ -443,7 +478,17 @@ def headline(experiment: ExperimentComparison, name_limit: int = 60) -> Headline
         because += f"; {failed_text(experiment)}"
     if metric.accepted:
         because += "; accepted"
-    return Headline(kind=metric.verdict, verdict=str(metric.verdict), because=f"{because}; {gate}")
+    return Headline(
+        kind=metric.verdict,
+        mark=mark_of(metric),
+        sign=mark_of(metric, SIGNS),
+        verdict=verdict_text(metric),
+        because=f"{because}; {gate}",
+    )
+
+
+def _headline(kind: Verdict, verdict: str, because: str) -> Headline:
+    return Headline(kind=kind, mark=MARKS[kind], sign=SIGNS[kind], verdict=verdict, because=because)
 
 
 def metric_sentence(metric: MetricComparison, name_limit: int = 60) -> str:
@@ -529,7 +574,9 @@ def costs(experiment: ExperimentComparison) -> list[tuple[str, str, str, str]]:
     if head.cost_usd or (base and base.cost_usd):
         rows.append(("cost", *_cost_cells(base, head, "cost_usd")))
     rows.append(("trials", str(base.trials) if base else NOTHING, str(head.trials), ""))
-    if (head.spent_s, head.spent_usd) != (head.duration_s, head.cost_usd):
+    whole = (head.duration_s, head.cost_usd)
+    # Nothing was spent where everything was reused: the comment made after the run says nothing about it.
+    if (head.spent_s, head.spent_usd) not in (whole, (0.0, 0.0)):
         spent = duration(head.spent_s) + (f", {money(head.spent_usd)}" if head.cost_usd else "")
         rows.append(("of it spent by this run", NOTHING, spent, ""))
     machines = [", ".join(machine_names(side)) if side else NOTHING for side in (base, head)]
@@ -584,12 +631,15 @@ class TrialRow:
 def trial_rows(experiment: ExperimentComparison) -> list[TrialRow]:
     """Return the trials of both sides, this change first."""
     rows = []
+    both = [trial for head in (True, False) for trial in trials(experiment, head=head)]
+    # Where this run trained nothing itself, that each trial is reused tells nothing about any of them.
+    some_new = any(trial.recorded and not trial.reused for trial in both)
     for head in (True, False):
         for trial in trials(experiment, head=head):
             attempt = trial.attempt
             outcome = "not run" if attempt is None else str(attempt.outcome).replace("_", " ")
             if trial.reused and trial.recorded:
-                outcome = "reused"
+                outcome = "reused" if some_new else "succeeded"
             elif not trial.recorded and attempt is not None:
                 code = f" (exit code {attempt.exit_code})" if attempt.exit_code is not None else ""
                 outcome += f"{code}: {clean(attempt.reason, 120)}"
@@ -605,6 +655,11 @@ def trial_rows(experiment: ExperimentComparison) -> list[TrialRow]:
                 )
             )
     return rows
+
+
+def used_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the columns that say something in any row."""
+    return [i for i in range(len(header)) if any(row[i] not in ("", NOTHING) for row in rows)]
 
 
 def problems(experiment: ExperimentComparison) -> list[str]:

@@ -11,9 +11,9 @@ from cmarkgfm.cmark import Options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gitops_ml import markdown, wording
+from gitops_ml import markdown, reports, wording
 from gitops_ml.comparison import Comparison, GateResult, Verdict
-from gitops_ml.spec import Gate
+from gitops_ml.spec import Gate, Goal
 from tests.fakes import comparisons as fakes
 
 OURS = {
@@ -33,7 +33,7 @@ OURS = {
     "h1",
     "h3",
 }
-OURS |= {"pre", "blockquote", "br", "img", "a"}
+OURS |= {"pre", "blockquote", "br", "img", "a", "sub"}
 
 
 class Page(HTMLParser):
@@ -289,6 +289,44 @@ def test_row__any_numbers__are_written(base, head, half_width):
 )
 def test_number__small_and_large(value, decimals, text):
     assert wording.number(value, decimals) == text
+
+
+def not_worse() -> Comparison:
+    gain = fakes.metric("loss", (0.5, 0.4, 0.6), (0.3, 0.35, 0.3), goal=Goal.MINIMIZE, half_width=0.2, rule=Gate.FAIL)
+    steady = dataclasses.replace(fakes.metric("auc", (0.5, 0.5), (0.5, 0.5), half_width=0.01), tolerance=0.02)
+    return fakes.comparison(fakes.experiment(metrics=(gain, steady)))
+
+
+def test_same__interval_reaches_beyond_the_tolerance__reads_not_worse_everywhere():
+    comparison = not_worse()
+
+    texts = [markdown.comment(comparison, identity="x"), markdown.terminal(comparison), reports.page(comparison)]
+
+    assert "≥ **digits-mlp: not worse**" in texts[0]
+    assert "| ≥ not worse<br><sub>paired t, 3 seeds</sub> |" in texts[0]
+    assert "digits-mlp: not worse - loss" in texts[1]
+    assert "≥ not worse</span>" in texts[2]
+    assert "<dt>not worse</dt>" in texts[2]
+    assert all("1 metric unchanged" in texts[index] for index in (0, 2))
+    assert "≈ same" in texts[0]
+    assert [m.verdict for m in comparison.experiments[0].metrics] == [Verdict.SAME, Verdict.SAME]
+
+
+def test_trials__one_point_without_cost__columns_that_say_nothing_are_left_out():
+    text = markdown.comment(fakes.comparison(fakes.experiment()), identity="x")
+
+    assert "| side | seed | outcome | time | key |" in text
+
+
+def test_costs__all_reused__say_nothing_of_this_run():
+    experiment = dataclasses.replace(fakes.experiment(), head_cost=fakes.cost(spent_s=0.0))
+
+    rows = [row[0] for row in wording.costs(experiment)]
+
+    assert "of it spent by this run" not in rows
+    assert "of it spent by this run" in [
+        row[0] for row in wording.costs(dataclasses.replace(experiment, head_cost=fakes.cost(spent_s=41.5)))
+    ]
 
 
 def test_report__is_valid_and_links_its_own_plots():

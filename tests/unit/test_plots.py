@@ -56,7 +56,7 @@ def test_pictures__hostile_names__give_well_formed_svg(name):
     assert root.tag.endswith("svg")
     assert "script" not in {element.tag.rsplit("}", 1)[-1] for element in root.iter()}
     assert "\u202e" not in text
-    assert "main (3 seeds)" in text
+    assert "baseline (3 seeds)" in text
     assert "this change (3 seeds)" in text
 
 
