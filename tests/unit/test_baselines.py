@@ -97,7 +97,9 @@ def test_plan__branch__merge_base_and_how_far_behind(repository):
     made = plan(repository)
 
     assert chosen(made) == (base, "merge-base", 2)
-    assert made.baseline.sentence() == f"compared with {base[:12]} (merge-base of main, 2 commits behind its tip)"
+    assert made.baseline.sentence() == (
+        f"compared with {base[:12]}, the merge-base with main (2 commits behind the tip of main)"
+    )
     assert made.experiments[0].relation is Relation.CHANGED
 
 
@@ -231,7 +233,7 @@ def test_plan__missing_ancestor__nearest_commit_with_records(repository):
 
     assert entry.baseline.version.commit == old
     assert entry.baseline.sentence() == (
-        f"compared with {old[:12]} (ancestor of main, 2 commits behind its tip); "
+        f"compared with {old[:12]}, an earlier commit of main (2 commits behind the tip of main); "
         f"the nearest with records, 2 before the merge-base"
     )
     assert [p.action for p in entry.base] == [Action.REUSE]

@@ -91,7 +91,7 @@ def test_compare__worse__is_a_finding_and_names_the_baseline(place: Place) -> No
 
     assert code == 1
     assert out.startswith("digits: worse")
-    assert f"compared with {repositories.git(place.folder, 'rev-parse', 'main')[:12]} (merge-base of main" in out
+    assert f"compared with {repositories.git(place.folder, 'rev-parse', 'main')[:12]}, the merge-base with main" in out
 
 
 def test_compare__as_good__is_fine(place: Place) -> None:

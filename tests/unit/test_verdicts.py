@@ -154,8 +154,8 @@ def test_judge__one_run_per_side_with_counts__tells_of_the_examples_and_decides_
     assert found.reasons == (
         "1 run per side, not tested",
         (
-            "for these two checkpoints, 70 test examples put the difference between +0.0524 and +0.3339 (95 % interval);"
-            " another training may differ by more"
+            "for these two checkpoints, 70 test examples put the difference between "
+            "+0.0524 and +0.3339 (95 % interval); another training may differ by more"
         ),
     )
 
