@@ -86,6 +86,9 @@ class Estimate:
     worst_usd: Decimal = Decimal(0)
     duration_s: float | None = None
     source: str = ""
+    instance_type: str = ""
+    """The machine that the backend would take, for policy; empty: it cannot tell, or has none."""
+    region: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
