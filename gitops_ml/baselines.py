@@ -15,6 +15,7 @@ from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.git import Repository
 from gitops_ml.globs import compiled
 from gitops_ml.planning import Action, Base, ExperimentPlan, Plan, Situation, Specs, Tree
+from gitops_ml.policy import under_rules
 from gitops_ml.records import BaselineChoice, Version
 from gitops_ml.spec import At, Experiment, Missing
 from gitops_ml.validation import load
@@ -46,6 +47,12 @@ class Wish:
     """The commit before a push to the baseline ref, as the CI event names it."""
     names: tuple[str, ...] = ()
     """Experiments by name; none: all."""
+    branch: str | None = None
+    """The branch whose new tip head is, as the CI event names it: compared with what it was before."""
+    tips: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Commits of branches, just fetched: what a checkout says of them may be old."""
+    rules: Specs | None = None
+    """The target branch's specs: their baseline, budget and triggers decide (see ``policy.under_rules``)."""
 
 
 Winner = Callable[[Experiment, Iterable[planning.PlannedTrial]], Mapping[str, Any] | None]
@@ -56,15 +63,23 @@ class Planner:
     """Makes plans over one repository; trees and specs are read once."""
 
     def __init__(
-        self, repository: Repository, *, globs: Sequence[str], remote: str, situation: Situation, winner: Winner
+        self,
+        repository: Repository,
+        *,
+        globs: Sequence[str],
+        remote: str,
+        situation: Situation,
+        winner: Winner,
+        base_globs: Sequence[str] | None = None,
     ) -> None:
+        """``base_globs``: where specs stand on the baseline side, if that is not where head has them."""
         self._repository = repository
-        self._globs = compiled(tuple(globs))
         self._spec_globs = tuple(globs)
+        self._base_globs = tuple(globs if base_globs is None else base_globs)
         self._remote = remote
         self._situation = situation
         self._winner = winner
-        self._specs: dict[str, tuple[Specs, dict[str, str]]] = {}
+        self._specs: dict[tuple[str, tuple[str, ...]], tuple[Specs, dict[str, str]]] = {}
         self._parsed: dict[tuple[str, str], tuple[Experiment | None, tuple[Diagnostic, ...]]] = {}
         self._trees: dict[str, Tree] = {}
 
@@ -77,6 +92,9 @@ class Planner:
         """
         tree = self.head_tree(wish.head)
         head = self._head_specs(tree)
+        if wish.rules is not None:
+            ruled = {path: under_rules(one, wish.rules) for path, one in head.experiments.items()}
+            head = dataclasses.replace(head, experiments=ruled)
         names = set(wish.names)
         if unknown := names - {experiment.name for experiment in head.experiments.values()}:
             known = ", ".join(sorted(head.by_name())) or "none"
@@ -100,12 +118,20 @@ class Planner:
                 entries += [e for e in gone if e.experiment.name not in {entry.experiment.name for entry in entries}]
         return Plan(head=tree.version, baseline=default, experiments=tuple(entries))
 
+    def specs_at(self, commit: str) -> Specs:
+        """Return the valid specs of a commit of the baseline side."""
+        return self._load(self._tree(commit, commit[:12]), self._base_globs)[0]
+
     def head_tree(self, revision: str | None) -> Tree:
         """Return the head side's tree: the named revision, else the uncommitted work, else HEAD."""
         if revision is not None:
             return self._tree(self._commit(revision), revision)
         tree = self._uncommitted(self._spec_globs)
-        selected = {glob for experiment in self._load(tree)[0].experiments.values() for glob in _selects(experiment)}
+        selected = {
+            glob
+            for experiment in self._load(tree, self._spec_globs)[0].experiments.values()
+            for glob in _selects(experiment)
+        }
         return self._uncommitted((*self._spec_globs, *sorted(selected))) if selected else tree
 
     def _uncommitted(self, selected: Sequence[str]) -> Tree:
@@ -167,19 +193,23 @@ class Planner:
         repository = self._repository
         if wish.base is not None:
             return self._chosen(self._commit(wish.base), wish.base, "given"), False
-        tip = repository.resolve_ref(ref, self._remote)
+        tip = wish.tips.get(ref) or repository.resolve_ref(ref, self._remote)
         here = repository.head()
         on_ref = wish.head is None and (here.branch == ref or (here.branch is None and head.commit == tip))
+        if wish.branch is not None:
+            on_ref = wish.branch == ref
         if head.dirty and head.commit:
             return self._chosen(head.commit, "HEAD", "HEAD"), on_ref
         if not head.commit:
             return BaselineChoice(version=None, ref=ref, chosen="none", note="nothing is committed yet"), True
         if on_ref:
-            before = wish.before if wish.before is not None else repository.first_parent(head.commit)
+            # What a forced push replaced may be nowhere any more.
+            pushed_over = repository.resolve(wish.before) if wish.before is not None else None
+            before = pushed_over or repository.first_parent(head.commit)
             if before is None:
                 note = f"this is the first commit of {ref}"
                 return BaselineChoice(version=None, ref=ref, chosen="none", note=note), True
-            chosen = "before the push" if wish.before is not None else "first parent"
+            chosen = "before the push" if pushed_over is not None else "first parent"
             return self._chosen(before, ref, chosen), True
         if tip is None:
             note = f"there is no branch or commit `{ref}` here; `baseline.ref` names it"
@@ -206,11 +236,11 @@ class Planner:
         return commit
 
     def _base_at(self, commit: str, choice: BaselineChoice) -> Base:
-        specs, broken = self._load(self._tree(commit, choice.ref))
+        specs, broken = self._load(self._tree(commit, choice.ref), self._base_globs)
         return Base(choice=choice, specs=specs, broken=broken)
 
     def _head_specs(self, tree: Tree) -> Specs:
-        specs, broken = self._load(tree)
+        specs, broken = self._load(tree, self._spec_globs)
         if broken:
             errors = [
                 finding
@@ -233,13 +263,14 @@ class Planner:
             )
         return specs
 
-    def _load(self, tree: Tree) -> tuple[Specs, dict[str, str]]:
+    def _load(self, tree: Tree, globs: tuple[str, ...]) -> tuple[Specs, dict[str, str]]:
         """Return a tree's specs, and why the others are not valid; each is parsed once, whatever tree it stands in."""
-        known = self._specs.get(tree.version.tree)
+        known = self._specs.get((tree.version.tree, globs))
         if known is not None:
             return known
         experiments, broken = {}, {}
-        paths = [path for path in tree.files if self._globs(path)]
+        selects = compiled(globs)
+        paths = [path for path in tree.files if selects(path)]
         for path in paths:
             oid = tree.files[path].oid
             if (path, oid) not in self._parsed:
@@ -250,7 +281,7 @@ class Planner:
             else:
                 experiments[path] = experiment
         specs = Specs(tree=tree, experiments=experiments, paths=frozenset(paths))
-        self._specs[tree.version.tree] = specs, broken
+        self._specs[tree.version.tree, globs] = specs, broken
         return specs, broken
 
 

@@ -12,8 +12,19 @@ from typing import Any
 
 from gitops_ml.errors import ExitCode
 from gitops_ml.globs import compiled
-from gitops_ml.planning import Action, ExperimentPlan, Plan, PlannedTrial, Specs, counterpart
-from gitops_ml.spec import Experiment, usd_from
+from gitops_ml.planning import (
+    Action,
+    Estimate,
+    ExperimentPlan,
+    Plan,
+    PlannedTrial,
+    Relation,
+    Specs,
+    Trial,
+    counterpart,
+    next_repeat,
+)
+from gitops_ml.spec import Experiment, Missing, usd_from
 
 PERMISSIONS = ("none", "read", "write", "maintain", "admin")
 """In rising order, as ``policy.approvers`` and the forges name them."""
@@ -403,3 +414,39 @@ def _short(entry: ExperimentDecision | None) -> str:
     return {Ruling.WAIT: "waits for an approval", Ruling.REFUSE: "refused by policy"}.get(
         entry.ruling, "; ".join(entry.reasons)
     )
+
+
+# Records that were not made in CI
+
+
+def without_foreign(plan: Plan, foreign: Collection[str], estimate: Callable[[Trial], Estimate]) -> Plan:
+    """Return the plan as CI trusts it: what only somebody's own machine has a record of is trained again.
+
+    It is trained as the next repeat, because the first record under a key stays for ever.
+
+    Args:
+        plan: with every known record reused.
+        foreign: keys whose record was not made in CI.
+        estimate: what a trial may cost.
+    """
+
+    def again(trials: tuple[PlannedTrial, ...], *, train: bool) -> tuple[PlannedTrial, ...]:
+        newest = {(p.trial.confirms, str(sorted(p.trial.point.items())), p.trial.seed): p for p in trials}
+        doubted = [p.trial for p in newest.values() if p.action is Action.REUSE and p.trial.key in foreign]
+        repeats = [next_repeat(trial) for trial in doubted]
+        action, reason = (Action.RUN, _FOREIGN) if train else (Action.SKIP, _FOREIGN)
+        return trials + tuple(
+            PlannedTrial(trial=one, action=action, reason=reason, estimate=estimate(one)) for one in repeats
+        )
+
+    entries = []
+    for entry in plan.experiments:
+        if entry.relation in (Relation.SAME, Relation.REMOVED):
+            entries.append(entry)
+            continue
+        base = again(entry.base, train=entry.experiment.baseline.missing is Missing.RUN)
+        entries.append(dataclasses.replace(entry, head=again(entry.head, train=True), base=base))
+    return dataclasses.replace(plan, experiments=tuple(entries))
+
+
+_FOREIGN = "its record was not made in CI, which does not gate on it"

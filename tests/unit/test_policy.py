@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gitops_ml.errors import ExitCode
-from gitops_ml.planning import Action, Estimate, ExperimentPlan, Plan, PlannedTrial, Relation, Specs, Tree
+from gitops_ml.planning import (
+    Action,
+    Estimate,
+    ExperimentPlan,
+    Plan,
+    PlannedTrial,
+    Relation,
+    Specs,
+    Tree,
+    digest,
+    next_repeat,
+)
 from gitops_ml.policy import (
     Approval,
     Policy,
@@ -20,6 +31,7 @@ from gitops_ml.policy import (
     policy_from,
     rules_for,
     under_rules,
+    without_foreign,
 )
 from gitops_ml.spec import (
     At,
@@ -410,3 +422,36 @@ def test_under_rules__new_experiment__has_its_own():
     assert under_rules(new, _target(_STRICT)) == new
     assert under_rules(new, None) == new
     assert edited_rules(_STRICT, dataclasses.replace(_STRICT, metrics=Metrics(track=_STRICT.metrics.track))) == ()
+
+
+# Records that were not made in CI
+
+
+def test_without_foreign__laptop_record__is_trained_again_as_the_next_repeat():
+    spec = experiment()
+    trusted, doubted = (dataclasses.replace(_planned(spec, seed=seed), action=Action.REUSE) for seed in (0, 1))
+    plan = without_foreign(
+        _plan(_entry(spec, trusted, doubted)), {doubted.trial.key}, lambda _: Estimate(worst_usd=Decimal(2))
+    )
+
+    (again,) = plan.to_run()
+    assert (again.trial.seed, again.trial.repeat) == (1, 1)
+    assert again.trial.key == digest({**doubted.trial.document, "repeat": 1})
+    assert again.estimate.worst_usd == 2
+
+
+def test_without_foreign__repeat_of_ci_after_the_laptops__is_trusted():
+    spec = experiment()
+    first = dataclasses.replace(_planned(spec), action=Action.REUSE)
+    second = dataclasses.replace(first, trial=dataclasses.replace(next_repeat(first.trial)))
+    plan = without_foreign(_plan(_entry(spec, first, second)), {first.trial.key}, lambda _: Estimate())
+
+    assert plan.to_run() == ()
+
+
+def test_without_foreign__unchanged_experiment__is_left_alone():
+    spec = experiment()
+    entry = _entry(spec, dataclasses.replace(_planned(spec), action=Action.REUSE))
+    plan = _plan(dataclasses.replace(entry, relation=Relation.SAME))
+
+    assert without_foreign(plan, plan.keys(), lambda _: Estimate()) == plan
