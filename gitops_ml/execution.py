@@ -19,8 +19,8 @@ from gitops_ml.agent.redaction import redacted
 from gitops_ml.backends.base import Backend, JobState, JobStatus
 from gitops_ml.bundles import Blobs, bundle
 from gitops_ml.errors import ExitCode, UserError, worst
-from gitops_ml.ledger import attempt_path, record_path, series_path
-from gitops_ml.outputs import Collected, collected, kept_files
+from gitops_ml.ledger import attempt_path
+from gitops_ml.outputs import made_record
 from gitops_ml.planning import Trial
 from gitops_ml.records import (
     Attempt,
@@ -29,8 +29,6 @@ from gitops_ml.records import (
     Record,
     attempt_to_json,
     json_bytes,
-    record_to_json,
-    series_to_csv,
 )
 from gitops_ml.storage.base import Storage
 
@@ -90,6 +88,8 @@ class Ports:
     now: Callable[[], datetime]
     wait: Callable[[float], None]
     on_event: Callable[[Event], None] = lambda _: None
+    on_outputs: Callable[[Record, Path], None] = lambda _record, _folder: None
+    """Gets each new record with the raw outputs it was made from, before they are removed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,43 +288,14 @@ class _Execution:
         shutil.rmtree(folder, ignore_errors=True)
         try:
             job.backend.collect(trial.key, folder)
-            found = collected(trial, folder)
             number = 1 + max((a.number for a in self._attempts(trial.key)), default=0)
-            record = self._record(trial, self._attempt(job, status, number, ""), found)
-            csv, decimated = series_to_csv(record.series)
-            record = dataclasses.replace(record, decimated=decimated)
-            files, stored = kept_files(trial, folder, self._ports.storage)
-            record = dataclasses.replace(record, files=stored)
-            self._ports.results.keep(
-                {
-                    record_path(trial.key): json_bytes(record_to_json(record)),
-                    **({series_path(trial.key): csv} if record.series else {}),
-                    **files,
-                }
-            )
+            attempt = self._attempt(job, status, number, "")
+            record, files = made_record(trial, attempt, folder, self._ports.storage)
+            self._ports.results.keep(files)
+            self._ports.on_outputs(record, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return record
-
-    def _record(self, trial: Trial, attempt: Attempt, found: Collected) -> Record:
-        return Record(
-            key=trial.key,
-            document=trial.document,
-            experiment=trial.experiment.name,
-            path=trial.experiment.path,
-            commit=trial.version.commit,
-            dirty=trial.version.dirty,
-            point=trial.point,
-            params=trial.params,
-            seed=trial.seed,
-            repeat=trial.repeat,
-            attempt=attempt,
-            scalars=found.scalars,
-            series=found.series,
-            problems=found.problems,
-            ignored=found.ignored,
-            evaluation=trial.evaluation,
-        )
 
     def _keep_failure(self, job: _Job, status: JobStatus) -> Attempt:
         """Keep an attempt that did not succeed, unless it is kept already, and return it."""

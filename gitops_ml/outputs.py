@@ -2,13 +2,25 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gitops_ml.globs import compiled
+from gitops_ml.ledger import record_path, series_path
 from gitops_ml.planning import Trial
 from gitops_ml.readers.base import merge, read_outputs
-from gitops_ml.records import FILE_LIMIT_BYTES, Problem, Scalar, Series, StoredFile
+from gitops_ml.records import (
+    FILE_LIMIT_BYTES,
+    Attempt,
+    Problem,
+    Record,
+    Scalar,
+    Series,
+    StoredFile,
+    json_bytes,
+    record_to_json,
+    series_to_csv,
+)
 from gitops_ml.storage.base import Storage, StorageError
 
 
@@ -20,6 +32,41 @@ class Collected:
     series: tuple[Series, ...]
     problems: tuple[Problem, ...]
     ignored: tuple[str, ...]
+
+
+def made_record(trial: Trial, attempt: Attempt, folder: Path, storage: Storage) -> tuple[Record, Mapping[str, bytes]]:
+    """Return the record of a trial that succeeded, and its files for the ledger, from the outputs it left.
+
+    Args:
+        trial: as it was planned.
+        attempt: the one that succeeded.
+        folder: the outputs, paths relative to the workdir.
+        storage: takes what is too large for the ledger.
+    """
+    found = collected(trial, folder)
+    record = Record(
+        key=trial.key,
+        document=trial.document,
+        experiment=trial.experiment.name,
+        path=trial.experiment.path,
+        commit=trial.version.commit,
+        dirty=trial.version.dirty,
+        point=trial.point,
+        params=trial.params,
+        seed=trial.seed,
+        repeat=trial.repeat,
+        attempt=attempt,
+        scalars=found.scalars,
+        series=found.series,
+        problems=found.problems,
+        ignored=found.ignored,
+        evaluation=trial.evaluation,
+    )
+    csv, decimated = series_to_csv(record.series)
+    files, stored = kept_files(trial, folder, storage)
+    record = dataclasses.replace(record, decimated=decimated, files=stored)
+    series = {series_path(trial.key): csv} if record.series else {}
+    return record, {record_path(trial.key): json_bytes(record_to_json(record)), **series, **files}
 
 
 def collected(trial: Trial, folder: Path) -> Collected:

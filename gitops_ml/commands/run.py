@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gitops_ml import ci
@@ -16,7 +16,7 @@ from gitops_ml.errors import NotSupportedError, worst
 from gitops_ml.execution import Ports, Summary, execute
 from gitops_ml.planning import Plan, Trial
 from gitops_ml.progress import Progress, shown
-from gitops_ml.records import Origin
+from gitops_ml.records import Origin, Record
 from gitops_ml.storage.base import Storage
 from gitops_ml.storage.folder import FolderStorage
 from gitops_ml.tools import Tools
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
                 tools.say(_nothing(plan))
             break
         done |= {trial.key for trial in trials}
-        summary = _carry_out(trials, args, tools)
+        summary = carry_out(trials, args, tools)
         codes.append(summary.exit_code)
         if args.detach or summary.exit_code or not any(t.experiment.sweep for t in trials):
             break
@@ -56,7 +56,13 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     return worst(*codes)
 
 
-def _carry_out(trials: Sequence[Trial], args: argparse.Namespace, tools: Tools) -> Summary:
+def carry_out(
+    trials: Sequence[Trial],
+    args: argparse.Namespace,
+    tools: Tools,
+    on_outputs: Callable[[Record, Path], None] = lambda _record, _folder: None,
+) -> Summary:
+    """Train the trials and say how it went; ``args`` holds ``jobs``, ``detach`` and ``logs``."""
     jobs = args.jobs or default_jobs(trials, os.cpu_count() or 1)
     follow = not args.detach and (args.logs or len(trials) == 1)
     tools.note(f"{_trials(len(trials))} to train, {min(jobs, len(trials))} at a time")
@@ -65,13 +71,14 @@ def _carry_out(trials: Sequence[Trial], args: argparse.Namespace, tools: Tools) 
         backend=lambda trial: _backend(trial, tools),
         blobs=tools.repository.blobs,
         results=tools.results,
-        storage=_storage(tools),
+        storage=storage(tools),
         scratch=tools.repository.state / "collected",
         origin=_origin(tools),
         secret=tools.environ.get,
         now=tools.now,
         wait=time.sleep,
         on_event=progress,
+        on_outputs=on_outputs,
     )
     with _ended_by_sigterm():
         try:
@@ -93,7 +100,8 @@ def _backend(trial: Trial, tools: Tools) -> tuple[str, Backend]:
     return name, tools.backend(name)
 
 
-def _storage(tools: Tools) -> Storage:
+def storage(tools: Tools) -> Storage:
+    """Return where the project keeps what is too large for git."""
     place = tools.project.storage
     if place is None:
         return FolderStorage(tools.repository.state / "storage")
