@@ -172,6 +172,8 @@ class Event:
     draft: bool = False
     actor: str = ""
     """Who set it off. For words only: it never decides what may be done."""
+    author: str = ""
+    """Who wrote the comment or put on the label, as the payload says: theirs is the permission to look at."""
     label: str = ""
     comment: str = ""
     deleted: bool = False
@@ -242,6 +244,7 @@ def _pull_request(payload: Any) -> Event:
         fork=not (isinstance(home, int) and home == whole),
         draft=_at(pull, "draft") is True,
         label=_text(payload, "label", "name"),
+        author=_text(payload, "sender", "login") if action == "labeled" else "",
     )
 
 
@@ -253,6 +256,7 @@ def _issue_comment(payload: Any) -> Event:
         kind=EventKind.COMMENT,
         change=_whole(_at(payload, "issue", "number")),
         comment=_text(payload, "comment", "body"),
+        author=_text(payload, "comment", "user", "login"),
     )
 
 

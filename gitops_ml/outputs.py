@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from gitops_ml.globs import compiled
 from gitops_ml.ledger import record_path, series_path
@@ -21,7 +22,14 @@ from gitops_ml.records import (
     record_to_json,
     series_to_csv,
 )
-from gitops_ml.storage.base import Storage, StorageError
+from gitops_ml.storage.base import StorageError
+
+
+class Sink(Protocol):
+    """What we need of a storage."""
+
+    def put_file(self, name: str, file: Path) -> None:
+        """Take the file, or raise ``StorageError``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +42,7 @@ class Collected:
     ignored: tuple[str, ...]
 
 
-def made_record(trial: Trial, attempt: Attempt, folder: Path, storage: Storage) -> tuple[Record, Mapping[str, bytes]]:
+def made_record(trial: Trial, attempt: Attempt, folder: Path, storage: Sink) -> tuple[Record, Mapping[str, bytes]]:
     """Return the record of a trial that succeeded, and its files for the ledger, from the outputs it left.
 
     Args:
@@ -88,7 +96,7 @@ def collected(trial: Trial, folder: Path) -> Collected:
     return Collected(scalars=scalars, series=series, problems=problems, ignored=ignored)
 
 
-def kept_files(trial: Trial, folder: Path, storage: Storage) -> tuple[dict[str, bytes], tuple[StoredFile, ...]]:
+def kept_files(trial: Trial, folder: Path, storage: Sink) -> tuple[dict[str, bytes], tuple[StoredFile, ...]]:
     """Put the outputs where they belong; return those for the ledger by their path there, and all with their place.
 
     Small artifacts with ``store: git`` go to the ledger, all else to the storage, under the trial's key.

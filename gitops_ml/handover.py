@@ -1,0 +1,268 @@
+"""What the job that trains hands to the job that publishes: raw outputs as data, never records.
+
+The publishing job holds the forge's token and the training job may have run anything, so nothing in the folder is
+believed: the digest comes by another way (the training job's output), trials and keys from the publisher's own plan,
+and records are made anew from the raw files. What is left to believe is what was measured: metrics, times, cost.
+
+    handover.json              attempts, and the list of each trial's files
+    outputs/<key>/...          files that metrics are read from, and artifacts for the ledger
+"""
+
+import dataclasses
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gitops_ml.errors import DeniedError, UserError
+from gitops_ml.globs import compiled
+from gitops_ml.ledger import attempt_path, record_path
+from gitops_ml.outputs import made_record
+from gitops_ml.planning import Trial
+from gitops_ml.records import (
+    Attempt,
+    Origin,
+    Outcome,
+    Record,
+    RecordError,
+    StoredFile,
+    attempt_from_json,
+    attempt_to_json,
+    json_bytes,
+    json_document,
+    record_to_json,
+)
+from gitops_ml.storage.base import StorageError
+
+SCHEMA = "gitops-ml/handover/v1"
+MAX_FILES = 20_000
+MAX_FILE_BYTES = 256 * 2**20
+MAX_TOTAL_BYTES = 2**30
+MAX_INDEX_BYTES = 64 * 2**20
+_LOG_TAIL_BYTES = 4096
+
+
+class HandoverError(UserError):
+    """The folder is not what a training job of ours leaves; nothing of it was taken."""
+
+
+class Writer:
+    """Fills the folder, trial by trial."""
+
+    def __init__(self, folder: Path, trials: Sequence[Trial]) -> None:
+        self._folder = folder
+        self._trials = {trial.key: trial for trial in trials}
+        self._records: dict[str, Record] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty; name a new folder for what is handed over")
+
+    def add(self, record: Record, outputs: Path) -> None:
+        """Take a trial's files that the publisher reads; the others are in the storage."""
+        trial = self._trials[record.key]
+        wanted = _wanted(trial)
+        for file in record.files:
+            if wanted(file.path) and file.size_bytes <= MAX_FILE_BYTES:
+                target = self._folder / "outputs" / record.key / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(outputs / file.path, target, follow_symlinks=False)
+        self._records[record.key] = record
+
+    def close(self, failed: Sequence[Attempt]) -> str:
+        """Write the index and return the digest of the whole folder."""
+        documents = {key: record_to_json(record) for key, record in self._records.items()}
+        index = {
+            "schema": SCHEMA,
+            "records": {key: {"attempt": d["attempt"], "files": d["files"]} for key, d in documents.items()},
+            "failed": [attempt_to_json(attempt) for attempt in failed],
+        }
+        (self._folder / "handover.json").write_bytes(json_bytes(index))
+        return digest_of(self._folder)
+
+
+def _wanted(trial: Trial) -> Any:
+    experiment = trial.experiment
+    globs = [g for read in experiment.metrics.read for g in (read.path, f"{read.path.rstrip('/')}/**")]
+    kept = [a.path for a in experiment.artifacts if a.store == "git"]
+    return compiled((*globs, *(g for path in kept for g in (path, f"{path.rstrip('/')}/**"))))
+
+
+def digest_of(folder: Path) -> str:
+    """Return the SHA-256 over names, sizes and contents of all files in the folder.
+
+    Raises:
+        HandoverError: it holds a link, something that is no file, or too much.
+    """
+    whole = hashlib.sha256()
+    total = count = 0
+    for path in _files(folder):
+        size = (folder / path).stat().st_size
+        total, count = total + size, count + 1
+        if size > MAX_FILE_BYTES or total > MAX_TOTAL_BYTES or count > MAX_FILES:
+            raise HandoverError(
+                f"{folder} holds too much: at most {MAX_FILES} files, {MAX_FILE_BYTES} bytes each, "
+                f"{MAX_TOTAL_BYTES} bytes together"
+            )
+        with (folder / path).open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{len(path.encode())}:{path}:{size}:{content}\n".encode())
+    return whole.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[str]:
+    found = []
+    for file in folder.rglob("*"):
+        path = file.relative_to(folder).as_posix()
+        if file.is_symlink() or not (file.is_file() or file.is_dir()):
+            raise HandoverError(f"{folder}: {path!r} is no regular file; nothing that we write is anything else")
+        if not path.isprintable():
+            raise HandoverError(f"{folder}: the name {path!r} cannot be printed")
+        if file.is_file():
+            found.append(path)
+        if len(found) > MAX_FILES:
+            raise HandoverError(f"{folder} holds more than {MAX_FILES} files")
+    yield from sorted(found)
+
+
+class _NoStorage:
+    """What is too large for the ledger was stored by the job that trained."""
+
+    def put_file(self, name: str, _: Path) -> None:
+        raise StorageError(f"{name} is not stored here")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What was taken from a folder: files for the ledger, and the keys that have records now."""
+
+    files: Mapping[str, bytes]
+    records: tuple[str, ...]
+    failed: tuple[Attempt, ...]
+
+
+def take(folder: Path, digest: str, trials: Sequence[Trial], origin: Origin) -> Taken:
+    """Make records anew from a folder's raw outputs.
+
+    Args:
+        folder: as it came from the training job.
+        digest: as the training job itself said it.
+        trials: that the publisher's own plan lets be trained; anything else in the folder is refused.
+        origin: of the records.
+
+    Raises:
+        HandoverError: the folder is not what the digest says, or not what it should be.
+    """
+    found = digest_of(folder)
+    if found != digest:
+        raise DeniedError(
+            f"{folder} has the digest {found[:12]}, and the job that trained said {digest[:12]}: somebody changed it "
+            "on the way, and nothing of it is taken. Run the job that trains again"
+        )
+    index = _index(folder / "handover.json")
+    planned = {trial.key: trial for trial in trials}
+    strange = sorted({*index.records, *(attempt.key for attempt in index.failed)} - planned.keys())
+    if strange:
+        raise HandoverError(f"{folder} holds results of trials that are not in the plan: {strange[0][:12]}")
+    files: dict[str, bytes] = {}
+    for key, (attempt, stored) in index.records.items():
+        files |= _record_files(planned[key], attempt, stored, folder / "outputs" / key, origin)
+    failed = tuple(_believed(attempt, planned[attempt.key], origin) for attempt in index.failed)
+    for attempt in failed:
+        files[attempt_path(attempt.key, attempt.number)] = json_bytes(attempt_to_json(attempt))
+    return Taken(files=files, records=tuple(index.records), failed=failed)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Index:
+    records: Mapping[str, tuple[Attempt, tuple[StoredFile, ...]]]
+    failed: tuple[Attempt, ...]
+
+
+def _index(file: Path) -> _Index:
+    try:
+        if file.stat().st_size > MAX_INDEX_BYTES:
+            raise HandoverError(f"{file} is larger than {MAX_INDEX_BYTES} bytes")
+        document = json_document(file.read_bytes())
+        if document.get("schema") != SCHEMA:
+            raise HandoverError(f"{file}: schema is {document.get('schema')!r}, not {SCHEMA!r}")
+        records = {}
+        for key, entry in _mapping(document.get("records")).items():
+            if not re.fullmatch(r"[0-9a-f]{64}", key):
+                raise HandoverError(f"{file}: {key!r} is no key")
+            attempt = attempt_from_json(_mapping(_mapping(entry).get("attempt")))
+            if attempt.outcome is not Outcome.SUCCEEDED:
+                raise HandoverError(f"{file}: {key[:12]} has outputs and did not succeed")
+            records[key] = attempt, tuple(_stored(one) for one in _list(_mapping(entry).get("files")))
+        failed = tuple(attempt_from_json(_mapping(one)) for one in _list(document.get("failed")))
+        if any(attempt.outcome is Outcome.SUCCEEDED for attempt in failed):
+            raise HandoverError(f"{file}: an attempt that succeeded stands among those that did not")
+    except OSError as error:
+        raise HandoverError(f"cannot read {file}: {error.strerror}") from error
+    except RecordError as error:
+        raise HandoverError(f"{file}: {error}") from error
+    return _Index(records=records, failed=failed)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RecordError("an object is missing")
+    return value
+
+
+def _list(value: Any) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise RecordError("a list is missing")
+    return value
+
+
+def _stored(value: Any) -> StoredFile:
+    entry = _mapping(value)
+    path, sha256, size, store = (entry.get(name) for name in ("path", "sha256", "size_bytes", "store"))
+    good = isinstance(path, str) and path.isprintable() and isinstance(sha256, str)
+    if not good or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise RecordError("an entry of `files` is not what it should be")
+    assert isinstance(path, str)
+    assert isinstance(sha256, str)
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or store not in ("git", "storage", "none"):
+        raise RecordError("an entry of `files` is not what it should be")
+    return StoredFile(path=path, sha256=sha256, size_bytes=size, store=store)
+
+
+def _believed(attempt: Attempt, trial: Trial, origin: Origin) -> Attempt:
+    """Return the attempt with everything that the plan knows better; a negative cost would buy more trainings."""
+    if attempt.cost_usd < 0 or attempt.duration_s < 0 or not 1 <= attempt.number <= 10_000:
+        raise HandoverError(f"the attempt of {trial.key[:12]} has a negative cost, duration or number")
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", attempt.started_at, re.ASCII):
+        raise HandoverError(f"the attempt of {trial.key[:12]} began at no time: {attempt.started_at[:40]!r}")
+    return dataclasses.replace(
+        attempt,
+        key=trial.key,
+        experiment=trial.experiment.name,
+        commit=trial.version.commit,
+        dirty=trial.version.dirty,
+        params=trial.params,
+        seed=trial.seed,
+        origin=origin,
+        reason=attempt.reason[:1000],
+        log_tail=attempt.log_tail.encode(errors="replace")[-_LOG_TAIL_BYTES:].decode(errors="ignore"),
+    )
+
+
+def _record_files(
+    trial: Trial, attempt: Attempt, stored: Sequence[StoredFile], folder: Path, origin: Origin
+) -> Mapping[str, bytes]:
+    folder.mkdir(parents=True, exist_ok=True)  # a training may leave nothing
+    record, files = made_record(trial, _believed(attempt, trial, origin), folder, _NoStorage())
+    # Of files that are here digest and place are our own finding; of the others only the training job knows.
+    said = {file.path: file for file in stored if file.store != "git"}
+    here = {
+        file.path: dataclasses.replace(file, store=said[file.path].store)
+        if file.store == "none" and file.path in said
+        else file
+        for file in record.files
+    }
+    listed = {**{path: file for path, file in said.items() if path not in here}, **here}
+    record = dataclasses.replace(record, files=tuple(listed[path] for path in sorted(listed)))
+    return {**files, record_path(trial.key): json_bytes(record_to_json(record))}
