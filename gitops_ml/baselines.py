@@ -122,6 +122,10 @@ class Planner:
         """Return the valid specs of a commit of the baseline side."""
         return self._load(self._tree(commit, commit[:12]), self._base_globs)[0]
 
+    def specs_at_head(self, commit: str) -> Mapping[str, Experiment]:
+        """Return head's valid specs by name, with their own rules."""
+        return self._load(self._tree(commit, commit[:12]), self._spec_globs)[0].by_name()
+
     def head_tree(self, revision: str | None) -> Tree:
         """Return the head side's tree: the named revision, else the uncommitted work, else HEAD."""
         if revision is not None:

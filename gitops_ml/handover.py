@@ -51,17 +51,15 @@ class HandoverError(UserError):
 class Writer:
     """Fills the folder, trial by trial."""
 
-    def __init__(self, folder: Path, trials: Sequence[Trial]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._trials = {trial.key: trial for trial in trials}
         self._records: dict[str, Record] = {}
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; name a new folder for what is handed over")
 
-    def add(self, record: Record, outputs: Path) -> None:
+    def add(self, trial: Trial, record: Record, outputs: Path) -> None:
         """Take a trial's files that the publisher reads; the others are in the storage."""
-        trial = self._trials[record.key]
         wanted = _wanted(trial)
         for file in record.files:
             if wanted(file.path) and file.size_bytes <= MAX_FILE_BYTES:
@@ -140,6 +138,7 @@ class Taken:
     files: Mapping[str, bytes]
     records: tuple[str, ...]
     failed: tuple[Attempt, ...]
+    costs_usd: tuple[float, ...]
 
 
 def take(folder: Path, digest: str, trials: Sequence[Trial], origin: Origin) -> Taken:
@@ -171,7 +170,8 @@ def take(folder: Path, digest: str, trials: Sequence[Trial], origin: Origin) -> 
     failed = tuple(_believed(attempt, planned[attempt.key], origin) for attempt in index.failed)
     for attempt in failed:
         files[attempt_path(attempt.key, attempt.number)] = json_bytes(attempt_to_json(attempt))
-    return Taken(files=files, records=tuple(index.records), failed=failed)
+    costs = [attempt.cost_usd for attempt in (*(one for one, _ in index.records.values()), *failed)]
+    return Taken(files=files, records=tuple(index.records), failed=failed, costs_usd=tuple(costs))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

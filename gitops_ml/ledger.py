@@ -164,6 +164,12 @@ class Results:
                 found[key] = tuple(sorted(known, key=lambda attempt: (attempt.number, attempt.started_at)))
         return found
 
+    def attempted(self) -> frozenset[str]:
+        """Return the keys that have an attempt that did not succeed."""
+        files = (self._folder / "attempts").glob("??/*/[!.]*.json")
+        local = {file.parent.name for file in files if _KEY.fullmatch(file.parent.name)}
+        return frozenset(self._folders("attempts")) | local
+
     def report_files(self, folder: str) -> Mapping[str, bytes] | None:
         """Return the files of one report by their path below ``folder``; None: there is no such report."""
         return self._ledger_files(folder) or self._local_files(folder) or None
@@ -357,9 +363,12 @@ class Results:
 
     def _record_folders(self) -> dict[str, str]:
         """Return the tree of each record's folder on the ledger, by key."""
+        return self._folders("records")
+
+    def _folders(self, kind: str) -> dict[str, str]:
         if not self.tip:
             return {}
-        top = self._repository.entries(f"{self.tip}:records") or {}
+        top = self._repository.entries(f"{self.tip}:{kind}") or {}
         trees = self._repository.all_entries([entry.oid for entry in top.values()])
         return {
             key: entry.oid

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "head against its baseline; exit 1 if a gate fails",
     "report": "write the report; --push commits it to the ledger",
     "comment": "show the comparison where the change is reviewed",
+    "ci": "all of it, by what the CI event says",
     "show": "one record or report in full",
     "schema": "print a schema",
     "doctor": "look at each part's set-up, with the exact fix",

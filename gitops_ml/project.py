@@ -108,8 +108,6 @@ def _checks(source: Source) -> list[Diagnostic]:
             advice = nearest(name, known) or f"; known are: {', '.join(known)}"
             error(path, "unknown-backend", f"no backend is called {shown(name)}{advice}", key=key)
     # What this version does not do is refused, never silently ignored: a limit that nobody keeps is worse than none.
-    if data.get("policy"):
-        error(("policy",), "not-supported-yet", "policies are not enforced yet; remove `policy`", key=True)
     if "://" in data.get("storage", ""):
         error(("storage",), "not-supported-yet", "only a folder is supported as `storage` yet")
     return found

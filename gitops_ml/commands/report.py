@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         write_all(file.parent, {file.name: reports.page(comparison, matrices).encode()})
         tools.say(f"page: {file}")
     if args.push:
-        _push(comparison, tools)
+        push(comparison, tools)
     return ExitCode.OK
 
 
@@ -89,7 +89,8 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
             raise UserError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _push(comparison: Comparison, tools: Tools) -> None:
+def push(comparison: Comparison, tools: Tools) -> str | None:
+    """Commit what is kept here to the ledger, and return the ledger's commit."""
     names = [experiment.name for experiment in comparison.experiments]
     title = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     message = f"Report {title or 'records'} at {comparison.head.commit[:12]}"
@@ -100,3 +101,4 @@ def _push(comparison: Comparison, tools: Tools) -> None:
         tools.say("nothing to push: the ledger has it all")
     for key in pushed.present:
         tools.note(f"record {key[:12]} was on the ledger before; the first one stays")
+    return pushed.commit

@@ -61,6 +61,7 @@ def carry_out(
     args: argparse.Namespace,
     tools: Tools,
     on_outputs: Callable[[Record, Path], None] = lambda _record, _folder: None,
+    origin: Origin | None = None,
 ) -> Summary:
     """Train the trials and say how it went; ``args`` holds ``jobs``, ``detach`` and ``logs``."""
     jobs = args.jobs or default_jobs(trials, os.cpu_count() or 1)
@@ -73,7 +74,7 @@ def carry_out(
         results=tools.results,
         storage=storage(tools),
         scratch=tools.repository.state / "collected",
-        origin=_origin(tools),
+        origin=origin or _origin(tools),
         secret=tools.environ.get,
         now=tools.now,
         wait=time.sleep,

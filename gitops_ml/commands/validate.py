@@ -40,6 +40,11 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     return ExitCode.FINDINGS if any(it.severity is Severity.ERROR for it in found) else ExitCode.OK
 
 
+def findings_at(revision: str, tools: Tools) -> Sequence[Diagnostic]:
+    """Return all findings on gitops-ml.yaml and the specs at a commit."""
+    return _commit((), revision, tools)[1]
+
+
 class WorkTree:
     """The files on disk below a folder, as ``Files``."""
 

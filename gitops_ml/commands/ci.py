@@ -1,0 +1,491 @@
+"""``gitops-ml ci``: all of it, by what the CI event says.
+
+    gitops-ml ci                                   # in one job: validate, plan, run, compare, report, comment, status
+    gitops-ml ci --job plan --out plan             # three jobs: no credentials,
+    gitops-ml ci --job run --plan plan --out raw   # the cloud's but no forge token that writes,
+    gitops-ml ci --job publish --from raw --digest D     # the forge's, and nothing of the repository is run
+
+Settings and policy come from the target branch's tip as it is now, never from the change. On another CI than GitHub's
+and GitLab's the event is given by options.
+
+Outputs: ``verdict``, ``report-url``, ``comment-url``, ``report-json``, ``cost-usd``; of ``--job plan`` also ``run``
+(whether the next job has something to do); of ``--job run`` also ``digest``.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from gitops_ml import ci, markdown, planning
+from gitops_ml.acceptance import Acknowledgement
+from gitops_ml.baselines import InvalidSpecError
+from gitops_ml.ci import COMMANDS_HELP, Event, EventKind, Spend, Steps, Verb, command_in, steps_for
+from gitops_ml.commands import _ci_publish
+from gitops_ml.commands._ci_console import Console
+from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, target_project
+from gitops_ml.commands._jobs import known_jobs
+from gitops_ml.commands.compare import acknowledgements
+from gitops_ml.commands.run import carry_out
+from gitops_ml.commands.validate import findings_at
+from gitops_ml.comparison import Comparison, GateResult, compare
+from gitops_ml.diagnostics import Severity
+from gitops_ml.errors import DeniedError, ExitCode, UserError, worst
+from gitops_ml.forges.base import Forge
+from gitops_ml.handover import Writer, take
+from gitops_ml.planning import Plan, Relation
+from gitops_ml.policy import PERMISSIONS, Approval, Ruling
+from gitops_ml.records import Attempt, Origin, Record, json_bytes, json_document
+from gitops_ml.tools import Tools
+
+_ROUNDS = 3
+MAX_PLAN_BYTES = 64 * 2**20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--job", choices=("all", "plan", "run", "publish"), default="all", help="which part (all)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="leave the plan or what is handed over in DIR")
+    parser.add_argument("--plan", metavar="DIR", type=Path, help="run: what `--job plan --out DIR` left")
+    parser.add_argument("--from", dest="source", metavar="DIR", type=Path, help="publish: what `--job run` left")
+    parser.add_argument("--digest", metavar="SHA256", help="publish: the `digest` that `--job run` said itself")
+    parser.add_argument("--forge", metavar="NAME", help="github, gitlab or local (default: the CI's, else local)")
+    parser.add_argument("--remote", default="origin", help="where the target branch is (default: origin)")
+    parser.add_argument("--id", dest="identity", default="default", help="keeps several comments apart")
+    parser.add_argument("--report-url", metavar="URL", help="where the full report stands (default: on the ledger)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="train at most N at a time (default: what fits)")
+    parser.add_argument("--dotenv", metavar="FILE", type=Path, help="also write the outputs as KEY=value lines")
+    parser.add_argument(
+        "--approved-by-environment",
+        action="store_true",
+        help="this job runs in a protected environment, whose reviewers have approved it",
+    )
+    event = parser.add_argument_group("the event, where the CI's variables do not say it")
+    event.add_argument("--event", choices=[str(kind) for kind in EventKind])
+    event.add_argument("--head", metavar="COMMIT", help="the commit that was pushed")
+    event.add_argument("--target", metavar="BRANCH", help="where the change wants to go (default: main)")
+    event.add_argument("--branch", metavar="BRANCH", help="the branch that was pushed")
+    event.add_argument("--before", metavar="COMMIT", help="where the branch stood before the push")
+    event.add_argument("--change", metavar="N", type=int, help="number of the pull or merge request")
+    event.add_argument("--fork", action=argparse.BooleanOptionalAction, help="whether the change comes from a fork")
+    event.add_argument("--draft", action="store_true", default=None)
+    event.add_argument("--comment", metavar="TEXT", help="the comment's text")
+    event.add_argument("--author", metavar="NAME", help="who wrote the comment or put on the label")
+    event.add_argument("--label", metavar="NAME")
+
+
+def run(args: argparse.Namespace, tools: Tools) -> int:
+    """Do what the event asks for."""
+    console = Console(tools=tools, dotenv=tools.cwd / args.dotenv if args.dotenv else None)
+    flow = _Flow(args, tools, console)
+    try:
+        return flow.run()
+    except InvalidSpecError as error:
+        console.annotate(error.diagnostics)
+        console.outputs({"verdict": "invalid"})
+        return error.exit_code
+
+
+def event_for(args: argparse.Namespace, tools: Tools) -> Event:
+    """Return the event of the CI's variables, with what the options say instead.
+
+    Raises:
+        UserError: neither says what happened.
+    """
+    found = ci.event(tools.environ)
+    if found is None:
+        if args.event is None:
+            raise UserError(
+                "this is no CI that gitops-ml knows; say what happened, such as `--event change --head SHA`"
+            )
+        found = Event(kind=EventKind(args.event), target="main")
+    given = {
+        name: value
+        for name in ("head", "target", "branch", "before", "change", "fork", "draft", "comment", "author", "label")
+        if (value := getattr(args, name)) is not None
+    }
+    if args.event is not None:
+        given["kind"] = EventKind(args.event)
+    for name in ("head", "before"):
+        if name in given:
+            given[name] = tools.repository.resolve(given[name]) or given[name]
+    return dataclasses.replace(found, **given)
+
+
+class _Flow:
+    """One event on its way through the jobs."""
+
+    def __init__(self, args: argparse.Namespace, tools: Tools, console: Console) -> None:
+        self._args = args
+        self._tools = tools
+        self._console = console
+        self._job: str = args.job
+        context = ci.context(tools.environ)
+        self._context = context
+        self._forge_name = args.forge or (context.kind.value if context else "local")
+        self._forge: Forge | None = None
+        self._origin = Origin(kind="ci", run_url=context.run_url if context else None)
+        self._outputs: dict[str, str] = {"verdict": "nothing", "cost-usd": "0"}
+
+    def run(self) -> int:
+        event = self._resolved(event_for(self._args, self._tools))
+        steps = steps_for(event, ledger_branch="gitops-ml/reports")
+        self._tools.say(steps.why)
+        code: int = ExitCode.OK
+        if steps.help:
+            code = self._help(event, steps)
+        elif event.head is None and not steps.nothing:
+            raise UserError(f"the event {event.name or event.kind} names no commit; `--head` does")
+        elif steps.cancel:
+            self._prepare(event)
+            code = self._cancel(event)
+        elif not steps.nothing:
+            self._prepare(event)
+            try:
+                code = self._go(event, steps)
+            except DeniedError as error:
+                self._answer(event, str(error))
+                raise
+        self._console.outputs(self._outputs)
+        return code
+
+    def forge(self) -> Forge:
+        if self._forge is None:
+            self._forge = self._tools.forge(self._forge_name)
+        return self._forge
+
+    # Before
+
+    def _resolved(self, event: Event) -> Event:
+        """Ask the forge for what the event does not say."""
+        if event.kind is EventKind.COMMENT and event.change is not None:
+            command = command_in(event.comment)
+            if command is None or command.verb is Verb.HELP:
+                return event
+            change = self.forge().change(0 if self._forge_name == "local" else event.change)
+        elif event.kind is EventKind.AFTER_RUN and event.head is not None:
+            found = self.forge().change_for(event.head)
+            if found is None:
+                return Event(kind=EventKind.OTHER, name=f"{event.name}: no open change has this head any more")
+            change = found
+        else:
+            return event
+        if not change.open:
+            return Event(kind=EventKind.OTHER, name=f"{event.name}: the change is closed")
+        return dataclasses.replace(
+            event,
+            head=change.head,
+            branch=change.head_ref,
+            target=change.base_ref,
+            change=change.number,
+            fork=change.fork,
+            draft=change.draft,
+        )
+
+    def _prepare(self, event: Event) -> None:
+        """Bring the head's objects here, and take the target's settings in place of the work tree's."""
+        tools, repository = self._tools, self._tools.repository
+        assert event.head is not None
+        if repository.resolve(event.head) is None:
+            ref = f"refs/pull/{event.change}/head" if self._forge_name == "github" and event.change else None
+            ref = f"refs/merge-requests/{event.change}/head" if self._forge_name == "gitlab" and event.change else ref
+            if ref is None or repository.fetch(self._args.remote, ref, whole=True) != event.head:
+                raise UserError(
+                    f"the commit {event.head[:12]} is not here; check it out with its history (fetch-depth: 0)"
+                )
+        found = [one for one in findings_at(event.head, tools) if one.severity is Severity.ERROR]
+        if found:
+            raise InvalidSpecError(found)
+        tip, project = target_project(event.target or "main", event.head, tools, remote=self._args.remote)
+        self._tip = tip
+        tools.project = project
+
+    def _approval(self, event: Event) -> tuple[Approval | None, tuple[str, ...]]:
+        """Return the approval that the event is, with the experiments that it names."""
+        assert event.head is not None
+        if event.kind is EventKind.COMMENT:
+            command = command_in(event.comment)
+            assert command is not None
+            if command.verb not in (Verb.RUN, Verb.RERUN):
+                return None, command.experiments
+            if command.sha is None:
+                raise DeniedError(
+                    f"the command names no commit, so nobody knows what was looked at; to train what stands there now "
+                    f"comment `/gitops-ml {command.verb} --sha {event.head}`"
+                )
+            return self._by(event, "command", command.sha, command.experiments), command.experiments
+        if event.kind is EventKind.LABEL:
+            return self._by(event, "label", event.head, ()), ()
+        if self._args.approved_by_environment:
+            return Approval(how="environment", head=event.head), ()
+        return None, ()
+
+    def _by(self, event: Event, how: str, head: str, experiments: tuple[str, ...]) -> Approval:
+        permission = self.forge().permission(event.author).name.lower() if event.author else "none"
+        return Approval(how=how, by=event.author, permission=permission, head=head, experiments=experiments)
+
+    # The steps
+
+    def _help(self, event: Event, steps: Steps) -> int:
+        self._tools.say(COMMANDS_HELP)
+        self._answer(event, steps.why)
+        return ExitCode.OK
+
+    def _answer(self, event: Event, text: str) -> None:
+        """Answer a command in one comment of its own, which the next answer replaces."""
+        if event.kind is not EventKind.COMMENT or event.change is None or self._job not in ("all", "publish"):
+            return
+        marker = markdown.marker(f"{self._args.identity}.answer")
+        body = f"{marker}\n{markdown.prose(text)}\n\n{markdown.fence(COMMANDS_HELP.splitlines())}\n"
+        number = 0 if self._forge_name == "local" else event.change
+        self.forge().upsert_comment(number, marker=marker, body=body)
+
+    def _cancel(self, event: Event) -> int:
+        """End what was started for this change alone: head's trials that the baseline does not share."""
+        tools = self._tools
+        if event.kind is EventKind.COMMENT:
+            command = command_in(event.comment)
+            assert command is not None
+            asker = self._by(event, "command", event.head or "", command.experiments)
+            if asker.permission not in PERMISSIONS[PERMISSIONS.index("write") :]:
+                raise DeniedError(f"`{event.author}` may not cancel: it takes write permission")
+            names = command.experiments
+        else:
+            names = ()
+        tools.results.refresh()
+        _, planned = self._plan(event, Steps(why="cancel", plan=True), None, names)
+        base = {p.trial.key for e in planned.plan.experiments for p in e.base}
+        ours = {p.trial.key for e in planned.plan.experiments for p in e.head} - base
+        ended = 0
+        for known in known_jobs(tools):
+            if known.job.key in ours and not known.status.state.final:
+                known.backend.cancel(known.job.key)
+                ended += 1
+        tools.say(f"{ended} training{'' if ended == 1 else 's'} ended")
+        return ExitCode.OK
+
+    def _plan(
+        self, event: Event, steps: Steps, approval: Approval | None, names: Sequence[str]
+    ) -> tuple[Target, Planned]:
+        return plan_change(
+            event,
+            steps,
+            (event.target or "main", self._tip),
+            self._tools,
+            approval=approval,
+            names=names,
+            count_jobs=self._job in ("all", "run"),
+        )
+
+    def _go(self, event: Event, steps: Steps) -> int:
+        tools = self._tools
+        approval, names = self._approval(event)
+        with self._console.group("Plan"):
+            tools.results.refresh()
+            target, planned = self._plan(event, steps, approval, names)
+            tools.say(markdown.plan_text(planned.held).rstrip())
+            for line in decided_lines(planned):
+                tools.say(line)
+        self._console.summary(markdown.plan_table(planned.held) + _listed(decided_lines(planned)))
+        if self._job == "plan":
+            return self._leave_plan(target, planned, steps)
+        codes: list[int] = [] if steps.run is Spend.NEVER else [planned.decision.exit_code]
+        costs: list[float] = []
+        if self._job in ("all", "run") and (steps.run is not Spend.NEVER or steps.reconcile):
+            if self._job == "run":
+                self._bound(target, planned)
+            trained, planned, costs = self._train(event, steps, approval, names, planned)
+            codes.append(trained)
+        if self._job == "run":
+            self._outputs |= {"verdict": _word(planned, None, codes), "cost-usd": f"{sum(costs):.4f}"}
+            return worst(*codes)
+        if self._job == "publish" and self._args.source is not None:
+            costs = self._take(planned)
+            _, planned = self._plan(event, steps, approval, names)
+        comparison = self._compare(planned)
+        if comparison.gate is GateResult.FAIL:
+            codes.append(ExitCode.FINDINGS)
+        if event.kind is EventKind.MERGE_QUEUE and planned.decision.names(Ruling.LEAVE):
+            codes.append(ExitCode.DENIED)
+        published = _ci_publish.publish(
+            _ci_publish.Publication(
+                event=event,
+                steps=steps,
+                planned=planned,
+                comparison=comparison,
+                identity=self._args.identity,
+                report_url=self._args.report_url,
+                local=self._forge_name == "local",
+                context=self._context,
+            ),
+            tools,
+            self._console,
+            self.forge,
+        )
+        self._outputs |= published | {
+            "verdict": _word(planned, comparison, codes),
+            "cost-usd": f"{sum(costs):.4f}",
+        }
+        return worst(*codes)
+
+    # Three jobs
+
+    def _leave_plan(self, target: Target, planned: Planned, steps: Steps) -> int:
+        train, wait = planned.decision.names(Ruling.TRAIN), planned.decision.names(Ruling.WAIT)
+        # The next job's environment asks its reviewers; it is started for what only waits for them.
+        wanted = bool(train) or (bool(wait) and self._args.approved_by_environment)
+        if self._args.out:
+            document = {
+                "schema": "gitops-ml/ci-plan/v1",
+                "bound": dataclasses.asdict(target.binding),
+                "keys": sorted(planned_key.trial.key for planned_key in planned.plan.to_run()),
+                "worst_usd": str(_worst(planned.plan)),
+                "plan": planning.plan_to_json(planned.held),
+            }
+            _ci_publish.write(self._tools.cwd / self._args.out / "plan.json", json_bytes(document))
+        code = ExitCode.OK if steps.run is Spend.NEVER else planned.decision.exit_code
+        if train or wanted:
+            code = ExitCode.OK  # the jobs that follow say what was left
+        self._outputs |= {"verdict": _word(planned, None, [code]), "run": json.dumps(wanted)}
+        return code
+
+    def _bound(self, target: Target, planned: Planned) -> None:
+        """Hold what is about to be trained to the plan that was shown.
+
+        Raises:
+            DeniedError: head, target branch or policy have moved, or it would cost more.
+        """
+        if self._args.plan is None:
+            raise UserError("`--job run` trains what `--job plan --out DIR` left; give it with `--plan DIR`")
+        file = self._tools.cwd / self._args.plan / "plan.json"
+        try:
+            if file.stat().st_size > MAX_PLAN_BYTES:
+                raise UserError(f"{file} is larger than {MAX_PLAN_BYTES} bytes")
+            document = json_document(file.read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror}") from error
+        now = dataclasses.asdict(target.binding)
+        bound: Any = document.get("bound")
+        moved = [name for name in now if not isinstance(bound, dict) or bound.get(name) != now[name]]
+        if moved:
+            raise DeniedError(f"the plan is for another {' and '.join(moved)} than there is now; plan again")
+        keys: Any = document.get("keys")
+        new = {p.trial.key for p in planned.plan.to_run()} - set(keys if isinstance(keys, list) else ())
+        if new:
+            raise DeniedError(f"{len(new)} trials would be trained that the plan does not name; plan again")
+        worst_usd, said_usd = _worst(planned.plan), _amount(document)
+        if worst_usd > said_usd:
+            raise DeniedError(f"it may cost up to {worst_usd} USD now, and the plan said {said_usd} USD; plan again")
+
+    def _train(
+        self, event: Event, steps: Steps, approval: Approval | None, names: Sequence[str], planned: Planned
+    ) -> tuple[int, Planned, list[float]]:
+        """Train what was decided; a sweep's winner is known only then, so confirming it takes a further round."""
+        tools = self._tools
+        first = [p.trial for p in planned.held.to_run()]
+        if steps.reconcile:
+            there = {known.job.key for known in known_jobs(tools)}
+            first = [p.trial for p in planned.plan.to_run() if p.trial.key in there]
+        done: set[str] = set()
+        codes: list[int] = []
+        failed: list[Attempt] = []
+        costs: list[float] = []
+        out = tools.cwd / self._args.out if self._args.out and self._job == "run" else None
+        writer = Writer(out) if out is not None else None
+        options = argparse.Namespace(jobs=self._args.jobs, detach=False, logs=True)
+        trials = first
+        for _ in range(_ROUNDS):
+            if not trials:
+                break
+            done |= {trial.key for trial in trials}
+            by_key = {trial.key: trial for trial in trials}
+
+            def hand_over(record: Record, folder: Path, by_key: Any = by_key) -> None:
+                if writer is not None:
+                    writer.add(by_key[record.key], record, folder)
+
+            with self._console.group("Train"), self._console.untrusted():
+                summary = carry_out(trials, options, tools, hand_over, self._origin)
+            codes.append(summary.exit_code)
+            failed += summary.failed
+            costs += [record.attempt.cost_usd for record in summary.records]
+            costs += [attempt.cost_usd for attempt in summary.failed]
+            if summary.exit_code == ExitCode.INTERRUPTED or steps.reconcile:
+                break
+            steps = dataclasses.replace(steps, force=False)
+            _, planned = self._plan(event, steps, approval, names)
+            trials = [p.trial for p in planned.held.to_run() if p.trial.key not in done]
+            if not any(trial.confirms for trial in trials):
+                break
+        if writer is not None:
+            self._outputs["digest"] = writer.close(failed)
+        return worst(*codes), planned, costs
+
+    def _take(self, planned: Planned) -> list[float]:
+        """Make records of what the training job handed over."""
+        if not self._args.digest:
+            raise UserError("`--from` needs `--digest`: what the job that trained said itself, not what lies beside it")
+        trials = [p.trial for p in planned.plan.to_run()]
+        taken = take(self._tools.cwd / self._args.source, self._args.digest, trials, self._origin)
+        self._tools.results.keep(taken.files)
+        self._tools.say(f"{len(taken.records)} records made of what was handed over")
+        return list(taken.costs_usd)
+
+    # Comparing
+
+    def _compare(self, planned: Planned) -> Comparison:
+        """Compare what was to be trained and is; what only waits has no verdict yet."""
+        tools = self._tools
+        left = {e.name for e in planned.decision.experiments if e.ruling is not Ruling.TRAIN}
+        plan = _without(planned.held, left)
+        keys = plan.keys()
+        records = {key: one for key, one in tools.results.records(keys).items() if one.attempt.origin.kind == "ci"}
+        accepted: Sequence[Acknowledgement] = acknowledgements(plan.head, tools)
+        return compare(
+            plan,
+            records,
+            tools.results.attempts(keys),
+            acknowledgements=accepted,
+            rules=planned.rules,
+            today=tools.now().date(),
+        )
+
+
+def _without(plan: Plan, names: set[str]) -> Plan:
+    kept = tuple(e for e in plan.experiments if e.experiment.name not in names or e.relation is Relation.SAME)
+    return dataclasses.replace(plan, experiments=kept)
+
+
+def _word(planned: Planned, comparison: Comparison | None, codes: Sequence[int]) -> str:
+    """Return the verdict in one word."""
+    code = worst(*codes)
+    words = {
+        ExitCode.INTERRUPTED: "interrupted",
+        ExitCode.DENIED: "denied",
+        ExitCode.SERVICE: "service",
+        ExitCode.TRIAL_FAILED: "failed",
+        ExitCode.FINDINGS: "fail",
+    }
+    if code in words:
+        return words[code]
+    if comparison is None or not comparison.experiments:
+        return "planned" if planned.decision.experiments else "nothing"
+    return str(comparison.gate)
+
+
+def _worst(plan: Plan) -> Decimal:
+    return sum((planned.estimate.worst_usd for planned in plan.to_run()), Decimal(0))
+
+
+def _amount(document: Any) -> Decimal:
+    try:
+        return Decimal(str(document.get("worst_usd")))
+    except ArithmeticError as error:
+        raise UserError("the plan's `worst_usd` is no amount") from error
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "".join(f"- {markdown.prose(line)}\n" for line in lines)
