@@ -99,12 +99,9 @@ def _comment(what: Publication, tools: Tools, forge: Forge, url: str | None) -> 
     else:
         rest = ""
     # The local forge has one change, whatever number the CI knows.
-    reference = forge.upsert_comment(
-        0 if what.local else what.event.change,
-        marker=marker,
-        body=f"{marker}\n{first}{rest}",
-        commit=what.comparison.head.commit,
-    )
+    number = 0 if what.local else what.event.change
+    body = f"{marker}\n{first}{rest}"
+    reference = forge.upsert_comment(number, marker=marker, body=body, commit=what.comparison.head.commit)
     tools.say(f"comment {reference.action}: {reference.url}")
     return reference.url
 

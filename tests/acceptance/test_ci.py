@@ -1,0 +1,428 @@
+"""``gitops-ml ci`` from the event to the ledger, on real repositories with real trainings on this machine."""
+
+import dataclasses
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gitops_ml.errors import ExitCode
+from gitops_ml.main import main
+from gitops_ml.tools import Tools
+from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
+
+TRAIN = """
+import json, os, sys
+lr = float(sys.argv[1])
+seed = int(os.environ["GITOPS_ML_SEED"])
+print("::add-mask::everything")
+json.dump({"accuracy": 1 - abs(lr - 0.1) + seed / 1000}, open("metrics.json", "w"))
+"""
+SPEC = """
+version: 1
+name: digits
+run: python3 train.py ${params.lr}
+code: {include: [train.py]}
+params: {lr: 0.2}
+seeds: [0, 1, 2]
+metrics:
+  read: [metrics.json]
+  track: [{name: accuracy, goal: maximize, gate: fail, tolerance: 0.001}]
+"""
+BETTER, WORSE = SPEC.replace("lr: 0.2", "lr: 0.1"), SPEC.replace("lr: 0.2", "lr: 0.5")
+
+
+@dataclasses.dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+    outputs: dict[str, str]
+    summary: str
+    statuses: dict[str, Any]
+    comment: str
+
+    @property
+    def trained(self) -> int:
+        found = re.search(r"(\d+) trials? succeeded", self.out)
+        return int(found[1]) if found else 0
+
+
+class World:
+    """A remote with one experiment on main, and jobs that see a clone each, as a CI's runners do."""
+
+    def __init__(self, tmp_path: Path, files: dict[str, str]) -> None:
+        self.folder = tmp_path
+        self.remote = make_remote(tmp_path / "remote.git")
+        self.work = make_repository(tmp_path / "work", files, remote=self.remote)
+        self.runs = 0
+
+    def push(self, files: dict[str, str], branch: str = "wider") -> str:
+        if branch not in git(self.work, "branch", "--format=%(refname:short)").splitlines():
+            git(self.work, "switch", "-q", "-c", branch)
+        git(self.work, "switch", "-q", branch)
+        head = commit(self.work, files, f"change {self.runs}")
+        git(self.work, "push", "-q", "-u", "origin", branch)
+        return head
+
+    def ci(self, name: str, payload: dict[str, Any], *options: str, keep: str | None = None, **more: str) -> Result:
+        """Run one job of one event on a clone of its own, unless it is to be kept under a name."""
+        self.runs += 1
+        place = self.folder / (keep or f"runner{self.runs}")
+        if not place.exists():
+            git(self.folder, "clone", "-q", self.remote.as_uri(), str(place))
+        files = {key: self.folder / f"{key}{self.runs}" for key in ("event", "output", "summary")}
+        files["event"].write_text(json.dumps(payload))
+        environ = {
+            **ENVIRON,
+            "GITHUB_ACTIONS": "true",
+            "GITHUB_REPOSITORY": "acme/vision",
+            "GITHUB_SERVER_URL": "https://github.example",
+            "GITHUB_EVENT_NAME": name,
+            "GITHUB_EVENT_PATH": str(files["event"]),
+            "GITHUB_OUTPUT": str(files["output"]),
+            "GITHUB_STEP_SUMMARY": str(files["summary"]),
+            "GITHUB_RUN_ID": str(1000 + self.runs),
+            "USER": "dana",
+            **more,
+        }
+        out, err = io.StringIO(), io.StringIO()
+        tools = Tools(cwd=place, environ=environ, out=out, err=err)
+        code = main(["ci", "--forge", "local", *options], tools)
+        state = place / ".gitops-ml"
+        statuses, comment = state / "statuses.json", state / "comment.md"
+        return Result(
+            code=code,
+            out=out.getvalue(),
+            err=err.getvalue(),
+            outputs=_outputs(files["output"]),
+            summary=files["summary"].read_text() if files["summary"].exists() else "",
+            statuses=json.loads(statuses.read_text()) if statuses.exists() else {},
+            comment=comment.read_text() if comment.exists() else "",
+        )
+
+    def pushed(self, head: str, branch: str = "main", before: str = "0" * 40, **more: Any) -> Result:
+        payload = {"ref": f"refs/heads/{branch}", "before": before, "after": head, "repository": _HOME}
+        return self.ci("push", payload, **more)
+
+    def changed(self, head: str, *options: str, **more: Any) -> Result:
+        return self.ci("pull_request", _pull(head), *options, **more)
+
+    def main(self) -> str:
+        return git(self.remote, "rev-parse", "main")
+
+    def ledger(self) -> list[str]:
+        found = git(self.remote, "for-each-ref", "refs/heads/gitops-ml/reports")
+        return git(self.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports").splitlines() if found else []
+
+    def merge(self, branch: str = "wider") -> str:
+        git(self.work, "switch", "-q", "main")
+        git(self.work, "merge", "-q", "--no-ff", "-m", "merge", branch)
+        git(self.work, "push", "-q", "origin", "main")
+        return git(self.work, "rev-parse", "HEAD")
+
+
+_HOME = {"id": 1, "default_branch": "main"}
+
+
+def _pull(head: str, action: str = "synchronize", *, draft: bool = False, fork: bool = False) -> dict[str, Any]:
+    where = {"sha": head, "ref": "wider", "repo": {"id": 2 if fork else 1}}
+    pull = {"number": 7, "head": where, "base": {"ref": "main"}, "draft": draft}
+    return {"action": action, "pull_request": pull, "repository": _HOME, "sender": {"login": "dana"}}
+
+
+def _outputs(file: Path) -> dict[str, str]:
+    text = file.read_text() if file.exists() else ""
+    return {name: value for name, _, value in re.findall(r"(?m)^([a-z-]+)<<(\S+)\n(.*)\n\2$", text)}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, {"experiment.yaml": SPEC, "train.py": TRAIN, ".gitignore": ".gitops-ml/\n"})
+
+
+def test_ci__change_then_merge__trains_compares_and_promotes_without_training(world):
+    first = world.pushed(world.main())
+    assert (first.code, first.trained) == (ExitCode.OK, 3), first.err
+
+    head = world.push({"experiment.yaml": BETTER})
+    change = world.changed(head)
+    assert (change.code, change.trained) == (ExitCode.OK, 3), change.err
+    assert change.outputs["verdict"] == "pass"
+    assert change.outputs["report-url"].startswith("https://github.example/acme/vision/blob/")
+    assert change.statuses[head]["gitops-ml/digits"]["state"] == "success"
+    assert "digits: better" in change.comment
+    assert "accuracy" in change.summary
+
+    again = world.changed(head)
+    assert (again.code, again.trained) == (ExitCode.OK, 0)
+    assert again.outputs["verdict"] == "pass"
+
+    before = world.main()
+    merged = world.pushed(world.merge(), before=before)
+    assert (merged.code, merged.trained) == (ExitCode.OK, 0), merged.err
+    assert any(path.startswith(f"reports/digits/{world.main()[:12]}") for path in world.ledger())
+    records = [
+        json.loads(git(world.remote, "show", f"gitops-ml/reports:{p}")) for p in world.ledger() if "record.json" in p
+    ]
+    assert {(one["attempt"]["origin"]["kind"], len(records)) for one in records} == {("ci", 6)}
+
+
+def test_ci__worse_change__fails(world):
+    world.pushed(world.main())
+    head = world.push({"experiment.yaml": WORSE})
+    change = world.changed(head)
+
+    assert (change.code, change.outputs["verdict"]) == (ExitCode.FINDINGS, "fail")
+    assert change.statuses[head]["gitops-ml/digits"]["state"] == "failure"
+
+
+def test_ci__training_that_prints_commands__is_not_obeyed(world):
+    run = world.pushed(world.main())
+    lines = run.err.splitlines()
+    stop = next(line for line in lines if line.startswith("::stop-commands::"))
+    end = f"::{stop.removeprefix('::stop-commands::')}::"
+
+    assert all(lines.index(stop) < number < lines.index(end) for number, line in enumerate(lines) if "add-mask" in line)
+
+
+# What a change gains by editing the rules: nothing before it is merged
+
+
+def test_ci__change_that_loosens_its_own_gate__fails_by_the_targets(world):
+    world.pushed(world.main())
+    loose = WORSE.replace("goal: maximize, gate: fail, tolerance: 0.001", "goal: maximize, gate: off, tolerance: 5")
+    head = world.push({"experiment.yaml": loose + "baseline: {ref: wider, at: tip, missing: warn}\n"})
+    change = world.changed(head)
+
+    assert (change.code, change.outputs["verdict"]) == (ExitCode.FINDINGS, "fail")
+    assert "`digits`: this change edits `metrics.track`, `baseline`; the target branch's rules decide" in change.out
+
+
+def test_ci__change_that_renames_the_experiment_in_its_file__fails_by_the_targets_gate(world):
+    world.pushed(world.main())
+    head = world.push(
+        {"experiment.yaml": WORSE.replace("name: digits", "name: fresh").replace("gate: fail", "gate: off")}
+    )
+
+    assert world.changed(head).outputs["verdict"] == "fail"
+
+
+def test_ci__change_that_hides_the_target_spec_behind_other_globs__fails_by_its_gate(world):
+    world.pushed(world.main())
+    git(world.work, "switch", "-q", "-c", "wider")
+    git(world.work, "mv", "experiment.yaml", "elsewhere.yaml")
+    loose = WORSE.replace("gate: fail", "gate: off")
+    head = world.push({"elsewhere.yaml": loose, "gitops-ml.yaml": "specs: [elsewhere.yaml]\n"})
+
+    assert world.changed(head).outputs["verdict"] == "fail"
+
+
+def test_ci__change_that_edits_the_policy__is_denied_by_the_targets(world):
+    git(world.work, "switch", "-q", "main")
+    world.push({"gitops-ml.yaml": "policy: {backends: [slurm]}\n"}, "main")
+    head = world.push({"experiment.yaml": BETTER, "gitops-ml.yaml": "policy: {backends: [local]}\n"})
+    change = world.changed(head)
+
+    assert (change.code, change.trained, change.outputs["verdict"]) == (ExitCode.DENIED, 0, "denied")
+    assert change.statuses[head]["gitops-ml/digits"] == {"state": "failure", "text": "refused by policy", "url": None}
+    assert "policy does not allow the backend <code>local</code>" in change.comment
+    assert "on the target branch first" in change.comment
+
+
+def test_ci__change_from_before_the_policy__is_held_to_todays(world):
+    git(world.work, "switch", "-q", "-c", "wider")
+    git(world.work, "switch", "-q", "main")
+    world.push({"gitops-ml.yaml": "policy: {backends: [slurm]}\n"}, "main")
+    head = world.push({"experiment.yaml": BETTER})
+
+    assert "gitops-ml.yaml" not in git(world.work, "ls-tree", "--name-only", head).splitlines()
+    assert (world.changed(head).code, world.ledger()) == (ExitCode.DENIED, [])
+
+
+def test_ci__change_that_moves_ledger_and_storage__writes_where_the_target_says(world):
+    world.pushed(world.main())
+    head = world.push(
+        {"experiment.yaml": BETTER, "gitops-ml.yaml": "ledger: {branch: mine}\nstorage: /tmp/stolen\nbackend: local\n"}
+    )
+    change = world.changed(head)
+
+    assert change.code == ExitCode.OK
+    assert git(world.remote, "for-each-ref", "--format=%(refname)", "refs/heads/mine") == ""
+    assert any(path.startswith(f"reports/digits/{head[:12]}") for path in world.ledger())
+
+
+def test_ci__change_that_names_a_secret__is_denied_even_if_approved(world):
+    head = world.push({"experiment.yaml": BETTER + "environment: {secrets: [TOKEN]}\n"})
+    change = world.changed(head, "--approved-by-environment", TOKEN="canary-0451")
+
+    assert change.code == ExitCode.DENIED
+    assert "policy does not allow the secret `TOKEN`" in change.out
+    assert not any("canary" in text for text in (change.out, change.err, change.comment, change.summary))
+
+
+def test_ci__laptop_record_on_the_ledger__gates_nothing_in_ci(world):
+    world.pushed(world.main())
+    head = world.push({"experiment.yaml": BETTER})
+    laptop = world.folder / "laptop"
+    git(world.folder, "clone", "-q", "-b", "wider", world.remote.as_uri(), str(laptop))
+    for words in (["run"], ["report", "--push"]):
+        tools = Tools(cwd=laptop, environ=dict(ENVIRON), out=io.StringIO(), err=io.StringIO())
+        assert main(words, tools) == ExitCode.OK
+    change = world.changed(head)
+
+    assert (change.code, change.trained) == (ExitCode.OK, 3)
+    assert "its record was not made in CI" in change.summary
+    assert world.changed(head).trained == 0
+
+
+# Events that spend nothing
+
+
+def test_ci__fork__is_planned_and_nothing_more(world):
+    head = world.push({"experiment.yaml": BETTER})
+    fork = world.ci("pull_request", _pull(head, fork=True))
+
+    assert (fork.code, fork.trained, fork.statuses, fork.comment, world.ledger()) == (0, 0, {}, "", [])
+
+
+def test_ci__draft__is_planned_in_the_comment(world):
+    head = world.push({"experiment.yaml": BETTER})
+    draft = world.ci("pull_request", _pull(head, draft=True))
+
+    assert (draft.code, draft.trained, draft.outputs["verdict"]) == (ExitCode.OK, 0, "planned")
+    assert "a draft: plan only" in draft.comment
+    assert world.ledger() == []
+
+
+def test_ci__invalid_spec__is_annotated_on_its_line(world):
+    head = world.push({"experiment.yaml": SPEC + "sed: 3\n"})
+    change = world.changed(head)
+
+    assert (change.code, change.outputs["verdict"]) == (ExitCode.FINDINGS, "invalid")
+    assert "::error file=experiment.yaml,line=11,col=1,title=unknown-key::" in change.out
+
+
+def test_ci__remote_gone__trains_nothing(world):
+    head = world.push({"experiment.yaml": BETTER})
+    world.ci("pull_request", _pull(head, fork=True), keep="runner")
+    shutil.move(world.remote, world.folder / "gone.git")
+    change = world.changed(head, keep="runner")
+
+    assert (change.code, change.trained) == (ExitCode.SERVICE, 0)
+
+
+# Commands
+
+
+def _comment(body: str, author: str = "dana") -> dict[str, Any]:
+    return {
+        "action": "created",
+        "issue": {"number": 7, "pull_request": {}},
+        "comment": {"body": body, "user": {"login": author}},
+        "repository": _HOME,
+        "sender": {"login": author},
+    }
+
+
+@pytest.fixture
+def asked(world: World) -> tuple[World, str]:
+    """A change that trains only when asked for, with its head checked out as the local forge has it."""
+    world.push({"experiment.yaml": SPEC + "triggers: {change: plan}\n"}, "main")
+    head = world.push({"experiment.yaml": BETTER + "triggers: {change: run}\n"})
+    git(world.folder, "clone", "-q", "-b", "wider", world.remote.as_uri(), str(world.folder / "runner"))
+    return world, head
+
+
+def test_ci__run_command__trains_exactly_the_commit_it_names(asked):
+    world, head = asked
+    assert world.changed(head, keep="runner").trained == 0
+
+    done = world.ci("issue_comment", _comment(f"/gitops-ml run digits --sha {head}"), keep="runner")
+    assert (done.code, done.trained) == (ExitCode.OK, 6), done.err
+
+
+@pytest.mark.parametrize(
+    ("body", "author", "why"),
+    [
+        ("/gitops-ml run --sha {head}", "stranger", "`stranger` may not approve this"),
+        ("/gitops-ml run --sha " + "e" * 40, "dana", "the approval is for `eeeeeeeeeeee`"),
+    ],
+)
+def test_ci__run_command_that_does_not_count__trains_nothing_and_says_why(asked, body, author, why):
+    world, head = asked
+    done = world.ci("issue_comment", _comment(body.format(head=head), author), keep="runner")
+
+    assert done.trained == 0
+    assert why in done.out
+
+
+def test_ci__run_command_without_a_commit__is_answered_with_the_whole_line(asked):
+    world, head = asked
+    done = world.ci("issue_comment", _comment("/gitops-ml run"), keep="runner")
+    answer = (world.folder / "runner" / ".gitops-ml" / "comment-default.answer.md").read_text()
+
+    assert (done.code, done.trained) == (ExitCode.DENIED, 0)
+    assert f"/gitops-ml run --sha {head}" in done.err
+    assert head in answer
+
+
+def test_ci__help_command__is_answered(asked):
+    world, _ = asked
+    done = world.ci("issue_comment", _comment("/gitops-ml dance"), keep="runner")
+
+    assert done.code == ExitCode.OK
+    assert "there is no command `dance`" in done.out
+
+
+# Three jobs
+
+
+def _three(world: World, head: str) -> tuple[Result, Result]:
+    plan = world.changed(head, "--job", "plan", "--out", str(world.folder / "plan"))
+    assert (plan.code, plan.outputs["run"]) == (ExitCode.OK, "true"), plan.err
+    options = ("--job", "run", "--plan", str(world.folder / "plan"), "--out", str(world.folder / "raw"))
+    return plan, world.changed(head, *options)
+
+
+def _publish(world: World, head: str, digest: str) -> Result:
+    return world.changed(head, "--job", "publish", "--from", str(world.folder / "raw"), "--digest", digest)
+
+
+def test_ci__three_jobs__publish_what_the_second_measured(world):
+    head = world.push({"experiment.yaml": BETTER})
+    _, run = _three(world, head)
+    assert (run.code, run.trained, run.statuses, run.comment, world.ledger()) == (0, 6, {}, "", [])
+
+    done = _publish(world, head, run.outputs["digest"])
+    assert (done.code, done.trained, done.outputs["verdict"]) == (ExitCode.OK, 0, "pass"), done.err
+    assert "digits: better" in done.comment
+    assert len([path for path in world.ledger() if path.endswith("record.json")]) == 6
+
+
+def test_ci__outputs_changed_on_the_way__are_not_published(world):
+    head = world.push({"experiment.yaml": WORSE})
+    _, run = _three(world, head)
+    for file in (world.folder / "raw" / "outputs").glob("*/metrics.json"):
+        file.write_text('{"accuracy": 1.0}')
+    done = _publish(world, head, run.outputs["digest"])
+
+    assert (done.code, world.ledger(), done.comment) == (ExitCode.DENIED, [], "")
+    assert "somebody changed it on the way" in done.err
+
+
+def test_ci__target_moved_after_the_plan__trains_nothing(world):
+    head = world.push({"experiment.yaml": BETTER})
+    plan = world.changed(head, "--job", "plan", "--out", str(world.folder / "plan"))
+    assert plan.code == ExitCode.OK
+    git(world.work, "switch", "-q", "main")
+    world.push({"gitops-ml.yaml": "policy: {backends: [local]}\n"}, "main")
+    options = ("--job", "run", "--plan", str(world.folder / "plan"), "--out", str(world.folder / "raw"))
+    run = world.changed(head, *options)
+
+    assert (run.code, run.trained) == (ExitCode.DENIED, 0)
+    assert "the plan is for another target and policy than there is now; plan again" in run.err
