@@ -10,6 +10,7 @@ Every foreign name is encoded (``code``, ``prose``): names come from specs, trai
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -121,6 +122,7 @@ def prose(marked: str) -> str:
     return "".join(code(part, 160) if is_name else _inert(part) for is_name, part in wording.marked_parts(marked))
 
 
+@functools.lru_cache(4096)
 def _inert(text: str) -> str:
     shown = []
     text = wording.clean(f"[{text}]", 2000)[1:-1]  # in brackets, so that spaces at the ends stay

@@ -78,18 +78,25 @@ _STACK = 2
 
 def clean(text: str, limit: int = 80) -> str:
     """Return foreign text as one line without hidden characters, at most ``limit`` characters long."""
+    # Looking at far more than is shown costs time and changes nothing.
+    text = text[: 16 * limit]
+    # Nearly every name is plain, and a report of 1,000 metrics cleans 12,000 of them.
+    plain = text.isascii() and text.isprintable()
+    line = " ".join((text if plain else _without_hidden(text)).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _without_hidden(text: str) -> str:
     shown: list[str] = []
     stacked = 0
-    # Looking at far more than is shown costs time and changes nothing.
-    for character in _ANSI.sub("", text[: 16 * limit]):
+    for character in _ANSI.sub("", text):
         category = unicodedata.category(character)
         if category in _UNSHOWN and character not in "\t\n\r":
             continue
         stacked = stacked + 1 if category.startswith("M") else 0
         if stacked <= _STACK:
             shown.append(character)
-    line = " ".join("".join(shown).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return "".join(shown)
 
 
 def clean_lines(text: str, limit: int = 4096) -> list[str]:
