@@ -2,9 +2,7 @@
 
 import dataclasses
 import enum
-import hashlib
 import json
-import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -152,6 +150,8 @@ FORMATS: Mapping[str, Callable[[Iterable[Diagnostic]], str]] = {
 
 
 def _sarif_result(found: Diagnostic, fingerprint: str) -> dict[str, Any]:
+    import urllib.parse
+
     return {
         "ruleId": found.code,
         "level": found.severity,
@@ -170,6 +170,8 @@ def _sarif_result(found: Diagnostic, fingerprint: str) -> dict[str, Any]:
 
 def _fingerprinted(diagnostics: Iterable[Diagnostic]) -> Iterator[tuple[Diagnostic, str]]:
     """Yield each finding with a digest that stays when lines above it come and go."""
+    import hashlib
+
     seen: Counter[tuple[str, str, str]] = Counter()
     for found in diagnostics:
         identity = (found.file, found.code, found.message)

@@ -9,7 +9,7 @@ from gitops_ml import plugins
 from gitops_ml.diagnostics import Diagnostic, Severity, as_text
 from gitops_ml.errors import UserError
 from gitops_ml.globs import rooted
-from gitops_ml.schema import findings, nearest
+from gitops_ml.schema import findings, nearest_or_all
 from gitops_ml.source import MAX_BYTES, Source, read_source, shown
 
 PROJECT_FILE = "gitops-ml.yaml"
@@ -105,7 +105,7 @@ def _checks(source: Source) -> list[Diagnostic]:
     known = plugins.known("backend")
     for path, name, key in backends:
         if name not in known:
-            advice = nearest(name, known) or f"; known are: {', '.join(known)}"
+            advice = nearest_or_all(name, known)
             error(path, "unknown-backend", f"no backend is called {shown(name)}{advice}", key=key)
     # What this version does not do is refused, never silently ignored: a limit that nobody keeps is worse than none.
     if "://" in data.get("storage", ""):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from gitops_ml.accepting import accepting, pattern_matcher, repeated
 from gitops_ml.diagnostics import Diagnostic, Position
 from gitops_ml.source import Source, shown
 
@@ -30,14 +31,22 @@ def schema_text(name: str) -> str:
 
 def findings(name: str, source: Source) -> Iterator[Diagnostic]:
     """Yield what the schema of that name finds wrong in the data."""
-    for error in _validator(name)(source.data):
-        yield from _phrased(error, source)
+    if not _accepts(name)(source.data):
+        for error in _validator(name)(source.data):
+            yield from _phrased(error, source)
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """Return the advice that names the known word most like this one; empty: none is."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
-    return f"; did you mean `{found[0]}`?" if found else ""
+    """Return the advice that names the known word most like this one; empty: none is, or there are too many to ask."""
+    words = list(known)
+    found = difflib.get_close_matches(word, words, n=1, cutoff=likeness) if len(words) <= 1000 else []
+    return f"; did you mean {shown(found[0])}?" if found else ""
+
+
+def nearest_or_all(word: str, known: Iterable[str]) -> str:
+    """Return the advice that names the nearest known word, or else the first of them all."""
+    words = list(known)
+    return nearest(word, words) or f"; known are: {', '.join(words[:30])}{', ...' if len(words) > 30 else ''}"
 
 
 _SUFFIX = ".schema.json"
@@ -48,15 +57,25 @@ def _folder() -> Any:
 
 
 @functools.cache
+def _schema(name: str) -> Mapping[str, Any]:
+    schema = json.loads(schema_text(name))
+    expanded: Mapping[str, Any] = _expanded(schema, schema.get("$defs", {}))
+    return expanded
+
+
+@functools.cache
+def _accepts(name: str) -> Callable[[Any], bool]:
+    return accepting(_schema(name))
+
+
+@functools.cache
 def _validator(name: str) -> Callable[[Any], Iterator[Any]]:
-    # jsonschema takes 0.1 s to import: who only asks for help does not pay it.
+    # jsonschema takes 0.1 s to import: who has no mistake does not pay it.
     from jsonschema import Draft202012Validator, validators
 
-    schema = json.loads(schema_text(name))
-    expanded = _expanded(schema, schema.get("$defs", {}))
     extend: Any = validators.extend
-    kind = extend(Draft202012Validator, {"pattern": _pattern, "required": _required})
-    iter_errors: Callable[[Any], Iterator[Any]] = kind(expanded).iter_errors
+    kind = extend(Draft202012Validator, {"pattern": _pattern, "required": _required, "uniqueItems": _unique})
+    iter_errors: Callable[[Any], Iterator[Any]] = kind(_schema(name)).iter_errors
     return iter_errors
 
 
@@ -75,11 +94,21 @@ def _expanded(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
-    # In JSON Schema `$` is the end of the text; Python's lets a newline follow.
-    if isinstance(instance, str) and not _compiled(pattern).search(instance):
+    if isinstance(instance, str) and not _search(pattern)(instance):
         from jsonschema import ValidationError
 
         yield ValidationError("")
+
+
+_search = functools.cache(pattern_matcher)
+
+
+def _unique(_: Any, __: Any, instance: Any, ___: Any) -> Iterator[Any]:
+    # jsonschema's own compares every pair when items cannot be sorted: minutes for a large list of mappings.
+    if isinstance(instance, list) and (index := repeated(instance)) is not None:
+        from jsonschema import ValidationError
+
+        yield ValidationError(str(index))
 
 
 def _required(_: Any, required: list[str], instance: Any, __: Any) -> Iterator[Any]:
@@ -88,11 +117,6 @@ def _required(_: Any, required: list[str], instance: Any, __: Any) -> Iterator[A
         from jsonschema import ValidationError
 
         yield from (ValidationError(key) for key in required if key not in instance)
-
-
-@functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\$$", r"\\Z", pattern))
 
 
 _TYPES = {
@@ -120,7 +144,7 @@ def _phrased(error: Any, source: Source) -> Iterator[Diagnostic]:
             known = schema.get("properties", {})
             for key in found:
                 if key not in known:
-                    advice = nearest(key, known) or f"; known here are: {', '.join(known)}"
+                    advice = nearest_or_all(key, known)
                     yield finding("unknown-key", f"unknown key {shown(key)}{advice}", source.key_position((*path, key)))
         case "required":
             yield finding("missing-key", f"{place or 'the file'} lacks the key `{error.message}`")
@@ -148,13 +172,11 @@ def _phrased(error: Any, source: Source) -> Iterator[Diagnostic]:
             yield finding("out-of-range", f"{place} is {shown(found)}; it must be {least} {accepted}")
         case "minLength" | "minItems" | "minProperties":
             yield finding("empty", f"{place or 'the file'} must not be empty")
-        case "maxLength" | "maxItems":
-            what = "characters" if keyword == "maxLength" else "items"
+        case "maxLength" | "maxItems" | "maxProperties":
+            what = {"maxLength": "characters", "maxItems": "items"}.get(keyword, "keys")
             yield finding("too-long", f"{place} has {len(found):,} {what}; at most {accepted:,} are accepted")
         case "uniqueItems":
-            index = next(
-                index for index, item in enumerate(found) if any(_same(item, other) for other in found[:index])
-            )
+            index = int(error.message)
             yield finding("repeated", f"{shown(found[index])} is in {place} twice", source.position((*path, index)))
         case "oneOf" if not isinstance(found, dict):
             pass  # the wrong type is said already
@@ -222,7 +244,3 @@ def _like(schema: Mapping[str, Any]) -> str:
 def _brief(example: object) -> str:
     text = example if isinstance(example, str) else json.dumps(example)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _same(one: object, other: object) -> bool:
-    return one == other and isinstance(one, bool) == isinstance(other, bool)

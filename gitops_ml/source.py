@@ -61,6 +61,10 @@ class Source:
                 return self.position(path)
         return _place(self._text, index)
 
+    def contains(self, pattern: re.Pattern[str]) -> bool:
+        """Say whether the pattern occurs in the text; one with escapes in it may hide what it means."""
+        return "\\" in self._text or pattern.search(self._text) is not None
+
     def _container(self, path: Sequence[str | int]) -> Any:
         value = self.data
         for part in path:
@@ -314,8 +318,9 @@ def _position(mark: Any) -> Position:
 
 
 def _place(text: str, index: int) -> Position:
-    before = re.split(r"\r\n|\r|\n", text[:index])
-    return Position(len(before), len(before[-1]) + 1)
+    before = text[:index]
+    line = before.count("\n") + before.count("\r") - before.count("\r\n")
+    return Position(line + 1, index - max(before.rfind("\n"), before.rfind("\r")))
 
 
 # What libyaml says, and what helps.

@@ -173,12 +173,15 @@ def _arguments(template: str, known: Mapping[tuple[str, str], Value]) -> list[tu
     return [tuple(part for part in parts if part != "") or ("",)]
 
 
+_QUOTING = re.compile(r"['\"\\]|<<")
 _HEREDOC = re.compile(r"<<-?[ \t]*(?P<quote>['\"\\]?)(?P<word>\w+)")
 
 
 def _contexts(template: str) -> list[Context]:
     """Return each character's context, by as much of the shell's grammar as quotes need."""
     contexts = [Context.BARE] * len(template)
+    if not _QUOTING.search(template):
+        return contexts
     stack = [""]  # of open `"`, `'` and `(` of a command substitution
     waiting: list[str] = []  # words that end the here-documents which start on the next line
     position = 0

@@ -14,7 +14,7 @@ from typing import Protocol
 from gitops_ml import plugins
 from gitops_ml.diagnostics import Diagnostic, Severity
 from gitops_ml.globs import compiled, folder_of, is_glob, rooted
-from gitops_ml.schema import findings, nearest
+from gitops_ml.schema import findings, nearest, nearest_or_all
 from gitops_ml.source import Path, Source, read_source, shown, strings
 from gitops_ml.spec import (
     Data,
@@ -177,13 +177,11 @@ class _Checks:
                 yield self.error(path, "not-supported-yet", f"{words} are not supported yet; remove `{path[-1]}`")
 
     def secrets(self) -> Iterator[Diagnostic]:
-        for path, text in strings(self.source.data):
+        suspicious = strings(self.source.data) if self.source.contains(_TOKEN) else ()
+        for path, text in suspicious:
             if _TOKEN.search(text):
-                yield self.error(
-                    path,
-                    "secret-value",
-                    "this looks like a secret; revoke it, and name its variable under `environment.secrets` instead",
-                )
+                message = "this looks like a secret; revoke it, and name its variable in `environment.secrets` instead"
+                yield self.error(path, "secret-value", message)
         for name in self.spec.environment.env.keys() & {*self.spec.environment.secrets}:
             yield self.error(
                 ("environment", "secrets", self.spec.environment.secrets.index(name)),
@@ -338,13 +336,16 @@ class _Checks:
                 yield self.error(("run", 0), "empty", "the first item of `run` is the program and must not be empty")
 
     def _references(self, path: Path, template: str, *, in_shell: bool) -> Iterator[Diagnostic]:
+        said = set()
         for found in references(template):
             text = found.text if isinstance(found, Malformed) else f"${{{found.namespace}.{found.name}}}"
-            position = self.source.position_in(path, text, template.count(text, 0, found.offset))
             problem = self._reference(found, text, in_shell=in_shell)
-            if problem is not None:
-                code, message = problem
-                yield Diagnostic(file=self.source.file, position=position, code=code, message=message)
+            if problem is None or (text, problem) in said:
+                continue
+            said.add((text, problem))
+            position = self.source.position_in(path, text, template.count(text, 0, found.offset))
+            code, message = problem
+            yield Diagnostic(file=self.source.file, position=position, code=code, message=message)
 
     def _reference(self, found: Reference | Malformed, text: str, *, in_shell: bool) -> tuple[str, str] | None:
         if isinstance(found, Malformed):
@@ -358,8 +359,7 @@ class _Checks:
             "trial": TRIAL_NAMES,
         }[found.namespace]
         if found.name not in known:
-            accepted = f"known are: {', '.join(known)}" if known else f"`{found.namespace}` is empty"
-            advice = nearest(found.name, known) or f"; {accepted}"
+            advice = nearest_or_all(found.name, known) if known else f"; `{found.namespace}` is empty"
             return "unknown-placeholder", f"unknown placeholder {shown(text)}{advice}"
         if found.namespace == "trial" and found.name == "checkpoints" and self.spec.checkpoints is None:
             return "unknown-placeholder", f"{shown(text)} needs the key `checkpoints`, which says where they are"
@@ -390,10 +390,9 @@ class _Checks:
         trials = points * len(self.spec.seeds)
         if trials > MAX_TRIALS:
             place: Path = ("sweep",) if sweep else ("seeds",)
-            message = (
-                f"{points:,} points with {len(self.spec.seeds):,} seeds are {trials:,} trials; at most {MAX_TRIALS:,}"
-            )
-            yield self.error(place, "too-many-trials", f"{message} are accepted")
+            number = f"{trials:,}" if trials < 10**12 else "more than 10^12"
+            message = f"points times seeds are {number} trials; at most {MAX_TRIALS:,} are accepted"
+            yield self.error(place, "too-many-trials", message)
 
     def _swept(self) -> Iterator[Diagnostic]:
         sweep = self.spec.sweep
@@ -450,11 +449,13 @@ class _Checks:
         for index in primary[1:]:
             message = f"`{metrics.track[primary[0]].name}` is primary already; at most one metric is"
             yield self.error(("metrics", "track", index, "primary"), "several-primary", message)
+        seen: set[str] = set()
         for index, track in enumerate(metrics.track):
             place: Path = ("metrics", "track", index)
-            if any(track.name == other.name for other in metrics.track[:index]):
+            if track.name in seen:
                 message = f"{shown(track.name)} is tracked twice; remove one"
                 yield self.error((*place, "name"), "same-metric", message)
+            seen.add(track.name)
             if track.goal is Goal.NONE:
                 yield from self._goalless(place, track)
             of = track.summary.of
@@ -484,7 +485,7 @@ class _Checks:
     def _plugin(self, family: str, path: Path, name: str) -> Iterator[Diagnostic]:
         known = plugins.known(family)
         if name not in known:
-            advice = nearest(name, known) or f"; known are: {', '.join(known)}"
+            advice = nearest_or_all(name, known)
             yield self.error(path, f"unknown-{family}", f"no {family} is called {shown(name)}{advice}")
 
 
