@@ -29,9 +29,14 @@ def schema_text(name: str) -> str:
     return text
 
 
+def accepts(name: str, data: object) -> bool:
+    """Say whether the schema of that name accepts the data."""
+    return _accepts(name)(data)
+
+
 def findings(name: str, source: Source) -> Iterator[Diagnostic]:
     """Yield what the schema of that name finds wrong in the data."""
-    if not _accepts(name)(source.data):
+    if not accepts(name, source.data):
         for error in _validator(name)(source.data):
             yield from _phrased(error, source)
 

@@ -4,6 +4,9 @@ All that can be known offline is checked, and all findings are given at once, in
 cannot do yet is refused here, never silently ignored.
 """
 
+import bisect
+import dataclasses
+import difflib
 import functools
 import math
 import posixpath
@@ -14,7 +17,7 @@ from typing import Protocol
 from gitops_ml import plugins
 from gitops_ml.diagnostics import Diagnostic, Severity
 from gitops_ml.globs import compiled, folder_of, is_glob, rooted
-from gitops_ml.schema import findings, nearest, nearest_or_all
+from gitops_ml.schema import accepts, findings, nearest, nearest_or_all
 from gitops_ml.source import Path, Source, read_source, shown, strings
 from gitops_ml.spec import (
     Data,
@@ -99,17 +102,42 @@ def load(text: bytes, path: str, files: Files | None = None) -> tuple[Experiment
     """
     source = read_source(text, path)
     found = list(source.problems)
-    experiment = None
     if source.complete:
         # One finding per place: what the loader said there explains what the schema would say.
         said = {problem.position for problem in found}
         found += [finding for finding in findings("experiment.v1", source) if finding.position not in said]
-        if not any(finding.severity is Severity.ERROR for finding in found):
-            experiment = experiment_from(source.data, path)
-            found += _Checks(source, experiment, files).all()
+    broken = _broken(source, found)
+    experiment = _experiment(source, broken)
+    if experiment is not None:
+        found += _Checks(source, experiment, files).all(broken)
     if any(finding.severity is Severity.ERROR for finding in found):
         experiment = None
     return experiment, in_order(found)
+
+
+def _broken(source: Source, found: Sequence[Diagnostic]) -> frozenset[str]:
+    """Return the top-level keys under which something was found: no check may build on them."""
+    if not found or not isinstance(source.data, dict):
+        return frozenset()
+    keys = sorted(source.data, key=lambda key: source.key_position((key,)))
+    places = [source.key_position((key,)) for key in keys]
+    broken = {keys[max(0, bisect.bisect_right(places, finding.position) - 1)] for finding in found}
+    # A misspelled key means another one, which therefore is not known either.
+    meant = [near for key in broken - _KEYS for near in difflib.get_close_matches(key, _KEYS, n=1)]
+    return frozenset(broken | {*meant})
+
+
+def _experiment(source: Source, broken: frozenset[str]) -> Experiment | None:
+    """Return what the sound part of the spec describes; None: there is too little of it."""
+    if not isinstance(source.data, dict):
+        return None
+    sound = {key: value for key, value in source.data.items() if key in _KEYS - broken}
+    if broken:
+        sound = {"version": 1, "name": "unknown", "run": "unknown"} | sound
+    return experiment_from(sound, source.file) if accepts("experiment.v1", sound) else None
+
+
+_KEYS = frozenset(field.name for field in dataclasses.fields(Experiment)) - {"path"} | {"version"}
 
 
 def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
@@ -156,17 +184,22 @@ class _Checks:
         self.spec = spec
         self.files = files
 
-    def all(self) -> Iterator[Diagnostic]:
-        yield from self.unsupported()
-        yield from self.secrets()
-        yield from self.environment()
-        yield from self.data()
-        yield from self.paths()
-        yield from self.template()
-        yield from self.parameters()
-        yield from self.budget()
-        yield from self.metrics()
-        yield from self.plugin_names()
+    def all(self, broken: frozenset[str]) -> Iterator[Diagnostic]:
+        """Yield the findings of all checks, but those that would build on a broken part."""
+        for needs, check in (
+            ((), self.unsupported),
+            ((), self.secrets),
+            ((), self.environment),
+            (("workdir",), self.data),
+            (("workdir",), self.paths),
+            (("params", "data", "checkpoints"), self.template),
+            (("params", "seeds"), self.parameters),
+            ((), self.budget),
+            (("metrics",), self.metrics),
+            ((), self.plugin_names),
+        ):
+            if broken.isdisjoint(needs):
+                yield from check()
 
     def error(self, path: Path, code: str, message: str) -> Diagnostic:
         return Diagnostic(file=self.source.file, position=self.source.position(path), code=code, message=message)
@@ -218,8 +251,9 @@ class _Checks:
             variable = data_variable(entry.name)
             if variable in variables:
                 other = variables[variable]
-                clash = "twice" if other == entry.name else f"`{other}` too, as {variable}"
-                words = f"`{entry.name}` is there {clash}" if other == entry.name else f"`{entry.name}` names {clash}"
+                words = f"`{entry.name}` is there twice"
+                if other != entry.name:
+                    words = f"`{entry.name}` and `{other}` would both be the variable {variable}"
                 yield self.error(place, "same-data-name", f"{words}; choose another name")
             variables.setdefault(variable, entry.name)
             yield from self._uri(("data", index), entry)
