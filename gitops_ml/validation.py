@@ -292,7 +292,8 @@ class _Checks:
         kind = self.files.kind(workdir) if self.files else "folder"
         if kind == "outside":
             yield self._outside(("workdir",), spec.workdir)
-        elif kind != "folder":
+            return
+        if kind != "folder":
             message = f"there is no folder {shown(spec.workdir)}{self._near(workdir)}"
             yield self.error(("workdir",), "missing-file", message)
             return

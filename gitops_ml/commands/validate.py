@@ -75,9 +75,11 @@ class WorkTree:
             if os.path.lexists(posixpath.join(self._top, glob)):
                 yield glob
             return
-        matcher = compiled((glob,))
         folder = folder_of(glob)
-        yield from filter(matcher, self._walk("" if folder == "." else folder))
+        start = "" if folder == "." else folder
+        # A commit has nothing behind a symlink, so neither has the work tree.
+        if os.path.realpath(posixpath.join(self._top, folder)) == posixpath.normpath(posixpath.join(self._top, folder)):
+            yield from filter(compiled((glob,)), self._walk(start))
 
     def _walk(self, folder: str) -> Iterator[str]:
         try:
