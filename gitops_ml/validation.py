@@ -117,7 +117,7 @@ def load(text: bytes, path: str, files: Files | None = None) -> tuple[Experiment
 
 def _broken(source: Source, found: Sequence[Diagnostic]) -> frozenset[str]:
     """Return the top-level keys under which something was found: no check may build on them."""
-    if not found or not isinstance(source.data, dict):
+    if not found or not source.data or not isinstance(source.data, dict):
         return frozenset()
     keys = sorted(source.data, key=lambda key: source.key_position((key,)))
     places = [source.key_position((key,)) for key in keys]

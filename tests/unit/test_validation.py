@@ -2,7 +2,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gitops_ml.validation import TreeFiles, load, same_names
@@ -159,6 +159,8 @@ def test_load__mutated_spec__gives_findings_or_an_experiment(spec: Path, chance:
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
+@example(b"{*a : 1}")
+@example(b"! {}")
 def test_load__any_bytes__gives_findings(content):
     experiment, found = load(content, "x.yaml", FILES)
 
