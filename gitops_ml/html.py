@@ -250,7 +250,7 @@ def _trials(experiment: ExperimentComparison) -> Iterator[str]:
     problems = wording.problems(experiment)
     if problems:
         listed = "".join(f"<li>{_marked(problem)}</li>" for problem in problems[:200])
-        yield _folded(f"{len(problems)} problems and ignored values", f"<ul>{listed}</ul>")
+        yield _folded(wording.problems_title(len(problems)), f"<ul>{listed}</ul>")
     base = experiment.baseline.version
     commits = f"this change {_code(experiment.head.commit)}" + (f", baseline {_code(base.commit)}" if base else "")
     yield f"<p class=baseline>Commits: {commits}. Spec: {_code(experiment.path, 200)}.</p>"

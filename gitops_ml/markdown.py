@@ -324,7 +324,7 @@ def _metric_cells(metrics: Sequence[MetricComparison]) -> tuple[list[str], list[
             prose(row.head),
             # Below each other, because a forge's comment is narrower than eight columns.
             _two_lines(prose(row.difference), row.interval),
-            _two_lines(f"{row.mark} {row.verdict}", row.test),
+            _two_lines(f"{row.mark} {row.verdict}", wording.how_tested(row.metric, brief=True)),
             f"**{row.gate}**" if row.gate == "fail" else row.gate,
         ]
         for row in map(wording.row, metrics)
@@ -445,9 +445,7 @@ def _trials(experiment: ExperimentComparison, detail: Detail) -> Iterator[str]:
     if problems:
         body = "\n".join(f"- {prose(problem)}" for problem in problems[:50])
         more = len(problems) - 50
-        yield details(
-            f"{len(problems)} problems and ignored values", body + (f"\n- and {more} more" if more > 0 else "")
-        )
+        yield details(wording.problems_title(len(problems)), body + (f"\n- and {more} more" if more > 0 else ""))
 
 
 def _foot(experiment: ExperimentComparison) -> str:

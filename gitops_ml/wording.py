@@ -327,7 +327,7 @@ def row(metric: MetricComparison) -> Row:
         mark=mark_of(metric),
         verdict=verdict_text(metric) + (" (accepted)" if metric.accepted else ""),
         gate=_gate(metric),
-        test=test(metric),
+        test=how_tested(metric),
         reasons=metric.reasons,
     )
 
@@ -349,7 +349,9 @@ def mark_of(metric: MetricComparison, marks: Mapping[Verdict, str] = MARKS) -> s
 
 def _side(side: Side, numbers: Numbers) -> str:
     if side.mean is None:
-        problems = sorted({clean(sample.problem, 40) for sample in side.samples if sample.problem})
+        # The whole reason stands below the table.
+        told = {sample.problem.removeprefix("has no value: ").split(", ")[0] for sample in side.samples}
+        problems = sorted(clean(problem, 40) for problem in told if problem)
         return problems[0] if problems else NOTHING
     text = numbers.value(side.mean)
     if side.sd is not None and side.n > 1:
@@ -381,14 +383,18 @@ def interval_title(metrics: Sequence[MetricComparison]) -> str:
     return f"{100 * levels.pop():g} % interval" if len(levels) == 1 else "interval"
 
 
-def test(metric: MetricComparison) -> str:
-    """Return how the verdict was reached: method, runs, p values, seeds that would settle it."""
+def how_tested(metric: MetricComparison, *, brief: bool = False) -> str:
+    """Return how the verdict was reached: method, runs, p values, seeds that would settle it.
+
+    Args:
+        brief: without the permutation's p value, which three seeds keep above 0.1 whatever they say.
+    """
     parts = [runs(metric)] if metric.method == "not tested" else [clean(metric.method, 40), runs(metric)]
     if metric.p_value is not None:
         parts.append(f"p = {metric.p_value:.2g}")
     if metric.p_adjusted is not None and metric.p_adjusted != metric.p_value:
         parts.append(f"{metric.p_adjusted:.2g} adjusted")
-    if metric.p_permutation is not None:
+    if metric.p_permutation is not None and not brief:
         parts.append(f"{metric.p_permutation:.2g} by permutation")
     if metric.seeds_needed:
         parts.append(f"about {count(metric.seeds_needed, 'more seed')} per side would settle it")
@@ -476,6 +482,8 @@ def headline(experiment: ExperimentComparison, name_limit: int = 60) -> Headline
             return _headline(Verdict.MISSING, "no result", f"{failed_text(experiment)}; {gate}")
         return _headline(Verdict.SAME, "nothing to compare", f"no metric is tracked; {gate}")
     metric = deciding[0]
+    if failed and metric.head.mean is None:
+        return _headline(Verdict.MISSING, "no result", f"{failed_text(experiment)}; {gate}")
     because = metric_sentence(metric, name_limit)
     others = [m for m in gated[1:] if m.gate is not GateResult.PASS]
     if others:
@@ -648,7 +656,9 @@ def trial_rows(experiment: ExperimentComparison) -> list[TrialRow]:
             if trial.reused and trial.recorded:
                 outcome = "reused" if some_new else "succeeded"
             elif not trial.recorded and attempt is not None:
-                code = f" (exit code {attempt.exit_code})" if attempt.exit_code is not None else ""
+                known = attempt.exit_code is None or attempt.exit_code <= 0
+                known = known or re.search(rf"\b{attempt.exit_code}\b", attempt.reason) is not None
+                code = "" if known else f" (exit code {attempt.exit_code})"
                 outcome += f"{code}: {clean(attempt.reason, 120)}"
             rows.append(
                 TrialRow(
@@ -681,6 +691,11 @@ def problems(experiment: ExperimentComparison) -> list[str]:
             seen[text] = seen.get(text, 0) + 1
     total = len(trials(experiment, head=True))
     return [f"{text} ({n} of {count(total, 'trial')})" if total > 1 else text for text, n in seen.items()]
+
+
+def problems_title(n: int) -> str:
+    """Return the heading of what ``problems`` returns."""
+    return count(n, "problem or ignored value", "problems and ignored values")
 
 
 def point_rows(experiment: ExperimentComparison) -> list[tuple[PointComparison, MetricComparison]]:

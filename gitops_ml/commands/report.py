@@ -71,7 +71,7 @@ def matrices_of(experiment: ExperimentComparison, tools: Tools) -> Sequence[plot
             content = outputs.get(path, b"")
             if 0 < len(content) <= MAX_MATRIX_BYTES:
                 try:
-                    matrix = plots.Matrix.from_json(path, json.loads(content))
+                    matrix = plots.Matrix.from_json(path.removesuffix(".json"), json.loads(content))
                 except (ValueError, RecursionError):
                     continue  # an artifact may be anything; only a matrix is drawn
                 found += [matrix] if matrix else []

@@ -201,7 +201,7 @@ def test_comment__verdict_comes_first():
 def test_comment__failed_trial__shows_reason_exit_code_and_log():
     text = markdown.comment(fakes.comparison(fakes.failed_experiment()), identity="x")
 
-    assert "failed (exit code 1): the command ended with exit code 1" in text
+    assert "| failed: the command ended with exit code 1 |" in text
     assert "````text\nepoch 3\nTraceback:\n  ```\nValueError: loss is nan @alice #12\n````" in text
 
 
