@@ -323,7 +323,7 @@ def forest(metrics: Sequence[MetricComparison], limit: int = 30) -> "Figure":
     shown = [(metric, entry) for metric in metrics if (entry := _normalised(metric)) is not None][:limit]
     labels = [_label(metric.track.name, 22) for metric, _ in shown]
     # About 0.08 inches a letter at this size.
-    left = 0.06 + 0.017 * max(map(len, labels), default=0)
+    left = 0.06 + 0.019 * max(map(len, labels), default=0)
     figure, axes = _figure(height=1.1 + 0.26 * max(len(shown), 2), left=left, right=0.85)
     edge = _edge([max(abs(low), abs(high), tolerance) for _, (_, low, high, tolerance) in shown])
     for index, (metric, (middle, low, high, tolerance)) in enumerate(shown):
@@ -374,7 +374,7 @@ def cost_bars(experiment: ExperimentComparison) -> "Figure":
     head, base = experiment.head_cost, experiment.base_cost
     rows = [("this change", head), *([("baseline", base)] if base else [])]
     with_cost = any(cost.cost_usd for _, cost in rows)
-    figure, first = _figure(height=1.5, left=0.21, columns=2 if with_cost else 1)
+    figure, first = _figure(height=1.5, left=0.23, columns=2 if with_cost else 1)
     panels: list[tuple[Axes, str, str, Callable[[float], str]]] = [
         (first, "duration_s", "training time (s)", wording.duration)
     ]
@@ -568,15 +568,16 @@ def _label(name: str, limit: int = 60) -> str:
 
 def _figure(
     *,
-    width: float = 4.6,
-    height: float = 2.9,
-    left: float = 0.165,
+    width: float = 4.1,
+    height: float = 2.7,
+    left: float = 0.185,
     right: float = 0.975,
     bottom: float | None = None,
     columns: int = 1,
 ) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
+    # Two of the usual width fit beside each other in a forge's comment.
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(1, columns, squeeze=False)[0]
     low = bottom if bottom is not None else min(0.5, 0.5 / height)
