@@ -16,6 +16,7 @@ from gitops_ml.tools import Tools
 
 # Only the named command is imported, so that `validate` never pays for what `report` needs.
 COMMANDS = {
+    "init": "write a spec, gitops-ml.yaml and the CI workflow, from what the repository shows",
     "validate": "check specs and gitops-ml.yaml: every finding with its place",
     "plan": "what would run, be reused and cost; nothing is spent",
     "run": "carry out the plan: reuse, train, collect",
