@@ -226,13 +226,17 @@ def test_init__gitlab_file_is_there__says_what_to_add(tmp_path):
         ([], "no training script was found in {top}; name it: gitops-ml init SCRIPT"),
         (
             ["no.py"],
-            "no file that a spec can name is called 'no.py' in {top}; give the training script's path from the "
-            "repository's root",
+            (
+                "no file that a spec can name is called 'no.py' in {top}; give the training script's path from the "
+                "repository's root"
+            ),
         ),
         (
             ["../r/x.py"],
-            "no file that a spec can name is called '../r/x.py' in {top}; give the training script's path from the "
-            "repository's root",
+            (
+                "no file that a spec can name is called '../r/x.py' in {top}; give the training script's path from the "
+                "repository's root"
+            ),
         ),
     ],
 )
