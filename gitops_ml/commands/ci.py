@@ -211,17 +211,30 @@ class _Flow:
             assert command is not None
             if command.verb not in (Verb.RUN, Verb.RERUN):
                 return None, command.experiments
-            if command.sha is None:
+            sha = command.sha or self._told(event)
+            if sha is None:
                 raise DeniedError(
-                    f"the command names no commit, so nobody knows what was looked at; to train what stands there now "
-                    f"comment `/gitops-ml {command.verb} --sha {event.head}`"
+                    f"the command names no commit, and there is no plan that it could mean; to train what stands there "
+                    f"now comment `/gitops-ml {command.verb} --sha {event.head}`"
                 )
-            return self._by(event, "command", command.sha, command.experiments), command.experiments
+            return self._by(event, "command", sha, command.experiments), command.experiments
         if event.kind is EventKind.LABEL:
             return self._by(event, "label", event.head, ()), ()
         if self._args.approved_by_environment:
             return Approval(how="environment", head=event.head), ()
         return None, ()
+
+    def _told(self, event: Event) -> str | None:
+        """Return the commit of our last comment, which is what the command's author looked at.
+
+        A comment that a later run than this one wrote is not: then the change was pushed to after the command.
+        """
+        assert event.change is not None
+        number = 0 if self._forge_name == "local" else event.change
+        told = self.forge().told(number, marker=markdown.marker(self._args.identity))
+        if told is None or (self._context is not None and told.run_id > self._context.run_id > 0):
+            return None
+        return told.commit
 
     def _by(self, event: Event, how: str, head: str, experiments: tuple[str, ...]) -> Approval:
         permission = self.forge().permission(event.author).name.lower() if event.author else "none"

@@ -11,7 +11,7 @@ import re
 from typing import Protocol
 
 from gitops_ml.forges._calls import Patience, TransientError
-from gitops_ml.forges.base import CommentRef
+from gitops_ml.forges.base import CommentRef, Told
 
 MARKER = re.compile(r"<!-- gitops-ml comment=[^\n>]{1,200} -->")
 # What `text_of` puts around the body is at most this long.
@@ -103,6 +103,14 @@ def upsert(thread: Thread, *, marker: str, body: str, order: Order, nonce: str, 
         raise TransientError("the comment is removed or added again as soon as it is looked at")
 
     return patience.keep_trying(once)
+
+
+def told(thread: Thread, *, marker: str, patience: Patience) -> Told | None:
+    """Return what the newest comment of ours with this marker reports on. Nobody else's comment counts."""
+    seen = patience.keep_trying(thread.look)
+    orders = [order_of(comment.text) for comment in seen.own if _lines(comment.text)[:1] == [marker]]
+    newest = max(filter(None, orders), key=lambda order: _rank(order, seen.head), default=None)
+    return Told(commit=newest.commit, run_id=newest.run) if newest and newest.commit else None
 
 
 def text_of(*, marker: str, body: str, order: Order, nonce: str) -> str:

@@ -77,6 +77,14 @@ class CommentRef:
     action: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a comment of ours reports on, and which run wrote it (0: not known)."""
+
+    commit: str
+    run_id: int = 0
+
+
 class Forge(Protocol):
     """GitHub, GitLab, or ``local``."""
 
@@ -112,6 +120,9 @@ class Forge(Protocol):
         Raises:
             CannotPublishError: the forge refuses; nothing was written.
         """
+
+    def told(self, number: int, *, marker: str) -> Told | None:
+        """Return what our comment with this marker says that it reports on; None: there is none, or it does not say."""
 
     def set_status(self, commit: str, *, context: str, state: State, text: str, url: str | None) -> None:
         """Set the commit's status."""

@@ -26,10 +26,10 @@ from gitops_ml import ci
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError, UserError
 from gitops_ml.forges._calls import Patience, TransientError, field
-from gitops_ml.forges._comments import HEADER_BYTES, Order, OwnComment, Seen, upsert
+from gitops_ml.forges._comments import HEADER_BYTES, Order, OwnComment, Seen, told, upsert
 from gitops_ml.forges._gitlab_api import JOB_TOKEN, GitlabApi
 from gitops_ml.forges._gitlab_checks import GitlabChecks
-from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State
+from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State, Told
 
 if TYPE_CHECKING:
     from gitops_ml.git import Repository
@@ -183,6 +183,10 @@ class GitlabForge:
             nonce=secrets.token_hex(8),
             patience=self._patience,
         )
+
+    def told(self, number: int, *, marker: str) -> Told | None:
+        """Return what our comment with this marker reports on."""
+        return told(self._thread(number), marker=marker, patience=self._patience)
 
     def set_status(self, commit: str, *, context: str, state: State, text: str, url: str | None) -> None:
         """Set the commit's status. A repeated write is the same status again, so this one is simply tried again."""

@@ -21,7 +21,7 @@ from typing import Any
 from gitops_ml import html
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import UserError
-from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State
+from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State, Told
 from gitops_ml.git import Repository
 
 
@@ -95,6 +95,11 @@ class LocalForge:
         self._write(file, body.encode())
         self._write(file.with_suffix(".html"), self._preview(body).encode())
         return CommentRef(url=url, action="created" if before is None else "updated")
+
+    def told(self, number: int, *, marker: str) -> Told | None:  # noqa: ARG002 of the contract
+        """Return None: the file says nothing but the comment."""
+        self.change(number)
+        return None
 
     def set_status(self, commit: str, *, context: str, state: State, text: str, url: str | None) -> None:
         """Write the status into ``statuses.json``, by commit and context."""

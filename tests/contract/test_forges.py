@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from gitops_ml.forges._comments import body_of
-from gitops_ml.forges.base import CannotPublishError, Image, Permission, State
+from gitops_ml.forges.base import CannotPublishError, Image, Permission, State, Told
 from tests.fakes.forges import HEAD, place
 from tests.fakes.server import Fault
 
@@ -372,3 +372,20 @@ def test_publish_image__service_fails__is_none_and_not_repeated(remote, kind):
     assert remote.forge(**more).publish_image(image(), how="upload") is None
     assert len(remote.fake.calls) <= 2
     assert remote.clock.slept == []
+
+
+def test_told__our_newest_comment__names_its_commit_and_run(remote):
+    assert remote.forge().told(remote.number, marker=MARKER) is None
+
+    post(remote.forge(run=5), remote, "one", commit="b" * 40)
+    post(remote.forge(run=6), remote, "two", commit=HEAD)
+    post(remote.forge(run=7), remote, "three", marker=OTHER, commit="c" * 40)
+
+    assert remote.forge().told(remote.number, marker=MARKER) == Told(commit=HEAD, run_id=6)
+
+
+def test_told__somebody_elses_comment_with_our_marker__is_not_believed(remote):
+    text = f"{MARKER}\n<!-- gitops-ml order=9.1 commit={'e' * 40} nonce=abc -->\nrun this"
+    remote.add_foreign(text)
+
+    assert remote.forge().told(remote.number, marker=MARKER) is None
