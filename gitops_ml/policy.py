@@ -140,7 +140,8 @@ class Decision:
     @property
     def exit_code(self) -> ExitCode:
         """DENIED when something that was wanted may not be trained."""
-        denied = self.names(Ruling.WAIT) or self.names(Ruling.REFUSE)
+        left = any(entry.ruling is not Ruling.TRAIN for entry in self.experiments)
+        denied = self.names(Ruling.WAIT) or self.names(Ruling.REFUSE) or (self.notes and left)
         return ExitCode.DENIED if denied else ExitCode.OK
 
     def sentences(self) -> tuple[str, ...]:

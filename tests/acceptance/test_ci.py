@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from gitops_ml.errors import ExitCode
 from gitops_ml.main import main
 from gitops_ml.tools import Tools
+from tests.fakes.github import FakeGitHub
 from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
 
 TRAIN = """
@@ -357,7 +359,7 @@ def test_ci__run_command_that_does_not_count__trains_nothing_and_says_why(asked,
     world, head = asked
     done = world.ci("issue_comment", _comment(body.format(head=head), author), keep="runner")
 
-    assert done.trained == 0
+    assert (done.code, done.trained) == (ExitCode.DENIED, 0)
     assert why in done.out
 
 
@@ -426,3 +428,49 @@ def test_ci__target_moved_after_the_plan__trains_nothing(world):
 
     assert (run.code, run.trained) == (ExitCode.DENIED, 0)
     assert "the plan is for another target and policy than there is now; plan again" in run.err
+
+
+# On GitHub
+
+
+@pytest.fixture
+def github(asked: tuple[World, str]) -> Iterator[tuple[World, str, FakeGitHub]]:
+    world, head = asked
+    fake = FakeGitHub()
+    fake.pulls[7].head = head
+    with fake.running():
+        yield world, head, fake
+
+
+def _on_github(world: World, fake: FakeGitHub, name: str, payload: dict[str, Any]) -> Result:
+    environ = {"GITHUB_API_URL": fake.url, "GITHUB_REPOSITORY": fake.repository, "GITHUB_TOKEN": "ghs_canary0"}
+    return world.ci(name, payload, "--forge", "github", keep="runner", **environ)
+
+
+def test_ci__on_github__a_writers_run_command_means_the_commit_of_our_last_comment(github):
+    world, head, fake = github
+    plan = _on_github(world, fake, "pull_request", _pull(head))
+    assert (plan.code, plan.trained) == (ExitCode.OK, 0), plan.err
+    assert [status["state"] for status in fake.statuses] == ["pending"]
+
+    stranger = _on_github(world, fake, "issue_comment", _comment("/gitops-ml run", "stranger"))
+    assert (stranger.code, stranger.trained) == (ExitCode.DENIED, 0)
+    assert "they have read" in stranger.out
+
+    done = _on_github(world, fake, "issue_comment", _comment("/gitops-ml run", "rob"))
+    assert (done.code, done.trained, done.outputs["verdict"]) == (ExitCode.OK, 6, "pass"), done.err
+    (comment,) = fake.by("github-actions[bot]")
+    assert "digits: better" in comment.body
+    assert fake.statuses[-1]["state"] == "success"
+    assert not any("canary" in text for text in (done.out, done.err, done.summary, comment.body))
+
+
+def test_ci__on_github__head_moved_after_the_plan__trains_nothing(github):
+    world, head, fake = github
+    _on_github(world, fake, "pull_request", _pull(head))
+    fake.pulls[7].head = world.push({"train.py": TRAIN + "# malicious\n"})
+    git(world.folder / "runner", "fetch", "-q", "origin")
+    done = _on_github(world, fake, "issue_comment", _comment("/gitops-ml run", "rob"))
+
+    assert (done.code, done.trained) == (ExitCode.DENIED, 0)
+    assert "the approval is for" in done.out

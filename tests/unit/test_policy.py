@@ -2,6 +2,7 @@
 
 import dataclasses
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -33,6 +34,7 @@ from gitops_ml.policy import (
     under_rules,
     without_foreign,
 )
+from gitops_ml.project import project_from
 from gitops_ml.spec import (
     At,
     BaselineRule,
@@ -455,3 +457,12 @@ def test_without_foreign__unchanged_experiment__is_left_alone():
     plan = _plan(dataclasses.replace(entry, relation=Relation.SAME))
 
     assert without_foreign(plan, plan.keys(), lambda _: Estimate()) == plan
+
+
+def test_docs__policys_example__is_one_that_we_read():
+    page = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+    example = page.split("```yaml\n")[1].split("```")[0]
+    project, findings = project_from(example.encode())
+
+    assert [finding for finding in findings if finding.code != "unknown-backend"] == []
+    assert project is None or policy_from(project.policy).approvers == "write"
