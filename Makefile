@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench docs clean
+.PHONY: help demo test lint format bench docs pictures clean
 
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -43,6 +43,10 @@ bench: ## the benchmarks beside their peers: medians, ratios, targets (installs 
 docs: ## write the generated pages of docs/ anew
 	@.ci/setup dev
 	@$(PYTHON) docs/generate.py
+
+pictures: ## take the README's pictures anew (needs an installed Chromium)
+	@.ci/setup dev
+	@$(PYTHON) -m docs.pictures
 
 clean: ## remove what the targets made
 	rm -rf .venv .venv-bench dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
