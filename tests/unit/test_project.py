@@ -48,8 +48,8 @@ def test_project_from__settings__are_read():
             ["1:9: `images` is `png`; accepted are: auto, commit, upload, mermaid, none [unknown-value]"],
         ),
         (
-            "policy: {forks: never}\n",
-            ["1:1: policies are not enforced yet; remove `policy` [not-supported-yet]"],
+            "policy: {fork: never}\n",
+            ["1:10: unknown key `fork`; did you mean `forks`? [unknown-key]"],
         ),
         ("storage: s3://b/p\n", ["1:10: only a folder is supported as `storage` yet [not-supported-yet]"]),
         ("a: 1\na: 2\n", [
