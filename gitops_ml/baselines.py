@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gitops_ml import planning
-from gitops_ml.diagnostics import Diagnostic, Severity
+from gitops_ml.diagnostics import Diagnostic, Severity, as_text
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.git import Repository
 from gitops_ml.globs import compiled
@@ -31,8 +31,7 @@ class InvalidSpecError(UserError):
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
-        lines = [f"{d.file}:{d.position.line}:{d.position.column}: {d.message} [{d.code}]" for d in diagnostics]
-        super().__init__("\n".join(lines))
+        super().__init__(as_text(diagnostics))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import platform
 import sys
@@ -85,4 +86,8 @@ def main(argv: Sequence[str], tools: Tools) -> int:
 
 def entry_point() -> None:
     """``gitops-ml`` on the command line."""
+    # A terminal of another encoding shows a name's odd characters as escapes; it stops nothing.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:], Tools(cwd=Path.cwd(), environ=os.environ)))

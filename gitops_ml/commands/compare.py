@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from gitops_ml.acceptance import FILE, Acknowledgement, read_acknowledgements
 from gitops_ml.commands.plan import add_plan_arguments, plan_for
 from gitops_ml.comparison import Comparison, GateResult, compare
+from gitops_ml.diagnostics import as_text
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.planning import Action, ExperimentPlan, Plan, PlannedTrial, Relation, Trial
 from gitops_ml.records import BaselineChoice, Record, Version
@@ -121,8 +122,7 @@ def acknowledgements(head: Version, tools: Tools) -> Sequence[Acknowledgement]:
         return ()
     entries, findings = read_acknowledgements(found.data, tools.now().date())
     if findings:
-        lines = [f"{f.file}:{f.position.line}:{f.position.column}: {f.message} [{f.code}]" for f in findings]
-        raise AcceptanceError("\n".join(lines))
+        raise AcceptanceError(as_text(findings))
     return entries
 
 

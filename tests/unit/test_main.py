@@ -125,3 +125,21 @@ def test_installed_packages__names_and_versions__ours_left_out(tmp_path) -> None
     found = installed_packages([str(tmp_path), str(shadowed), str(tmp_path / "missing.zip")])
 
     assert found == ["old==1.0", "py-yaml==6.0.1"]
+
+
+def test_entry_point__terminal_of_another_encoding__escapes_what_it_lacks(tmp_path) -> None:
+    (tmp_path / "größe.yaml").write_text("name: x\n", encoding="utf-8")
+    environ = {**os.environ, "PYTHONPATH": _root(), "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gitops_ml", "validate", "größe.yaml"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == ExitCode.FINDINGS
+    assert b"gr\\xf6\\xdfe.yaml:1:1: " in done.stdout
+    assert b"Traceback" not in done.stderr
