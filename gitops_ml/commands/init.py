@@ -106,7 +106,7 @@ on:
     branches: [main]
   pull_request:
     types: [opened, synchronize, reopened, ready_for_review, labeled, closed]
-  issue_comment:
+  issue_comment: # zizmor: ignore[dangerous-triggers] the change is never checked out, and its author is no approver
     types: [created]
 
 permissions: {{}}
@@ -129,7 +129,7 @@ _GITLAB = f"""\
 # docs: https://github.com/{PROJECT}/blob/VERSION/docs/gitlab.md
 # The comment needs a project access token in the variable GITLAB_TOKEN: a job token cannot write notes.
 include:
-  - remote: https://raw.githubusercontent.com/{PROJECT}/VERSION/action/gitlab-ci.yml
+  - {{remote: "https://raw.githubusercontent.com/{PROJECT}/VERSION/action/gitlab-ci.yml", inputs: {{version: VERSION}}}}
 """
 
 

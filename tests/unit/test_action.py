@@ -1,0 +1,330 @@
+"""The action, the workflows, the GitLab file, and what their pages show: by other people's judges, and by run."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from action.tables import readme
+from gitops_ml import __version__
+from gitops_ml.commands.init import ci_files
+
+TOP = Path(__file__).parents[2]
+ACTION = yaml.safe_load((TOP / "action/action.yml").read_text(encoding="utf-8"))
+WORKFLOWS = {file.name: file.read_text(encoding="utf-8") for file in sorted((TOP / ".github/workflows").glob("*.yml"))}
+PAGES = ("action/README.md", "docs/github.md", "docs/gitlab.md", "docs/security.md")
+SNIPPETS = {
+    f"{page}:{number}": text
+    for page in PAGES
+    for number, text in enumerate(
+        re.findall(r"^```yaml\n(.*?)^```", (TOP / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    )
+}
+GITHUB = {
+    **WORKFLOWS,
+    **{name: text for name, text in SNIPPETS.items() if re.search(r"^on:", text, re.MULTILINE)},
+    "init": ci_files("github")[".github/workflows/gitops-ml.yml"],
+}
+HEADER, JOBS = (TOP / "action/gitlab-ci.yml").read_text(encoding="utf-8").split("\n---\n")
+GITLAB_INPUTS = yaml.safe_load(HEADER)["spec"]["inputs"]
+GITLAB = {
+    "header": HEADER,
+    # As GitLab does it before it looks at the jobs.
+    "jobs": re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda it: str(GITLAB_INPUTS[it[1]]["default"]), JOBS),
+    **{name: text for name, text in SNIPPETS.items() if name.startswith("docs/gitlab.md")},
+    "init": ci_files("gitlab")[".gitlab-ci.yml"],
+}
+
+
+def steps(workflow):
+    return [(job, step) for name, job in yaml.safe_load(workflow)["jobs"].items() for step in job.get("steps", ())]
+
+
+def tool(*words, cwd=TOP, **environ):
+    return subprocess.run(
+        words, cwd=cwd, env={"PATH": os.environ["PATH"], **environ}, capture_output=True, text=True, timeout=120
+    )
+
+
+def schema_errors(schema, tmp_path, texts):
+    files = []
+    for number, text in enumerate(texts):
+        files.append(tmp_path / f"{number}.yml")
+        files[-1].write_text(text, encoding="utf-8")
+    done = tool(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *map(str, files))
+    return done.returncode, done.stdout + done.stderr
+
+
+# By other people's judges
+
+
+def test_zizmor__action_workflows_and_snippets__finds_nothing(tmp_path):
+    where = tmp_path / ".github/workflows"
+    where.mkdir(parents=True)
+    for number, text in enumerate(GITHUB.values()):
+        (where / f"{number}.yml").write_text(text, encoding="utf-8")
+    (tmp_path / "action.yml").write_text((TOP / "action/action.yml").read_text(encoding="utf-8"), encoding="utf-8")
+
+    zizmor = str(Path(sys.executable).with_name("zizmor"))
+    done = tool(
+        zizmor, "--pedantic", "--offline", "--no-progress", "--config", str(TOP / ".github/zizmor.yml"), str(tmp_path)
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert len(re.findall("completed", done.stderr)) == len(GITHUB) + 1
+
+
+def test_schemas__of_the_forges__accept_everything(tmp_path):
+    assert schema_errors("vendor.github-workflows", tmp_path, GITHUB.values())[0] == 0
+    assert (
+        schema_errors("vendor.github-actions", tmp_path, [(TOP / "action/action.yml").read_text(encoding="utf-8")])[0]
+        == 0
+    )
+    code, said = schema_errors("vendor.gitlab-ci", tmp_path, GITLAB.values())
+    assert code == 0, said
+
+
+def test_schemas__planted_mistake__is_seen(tmp_path):
+    broken = WORKFLOWS["gitops-ml.yml"].replace("runs-on: ubuntu-24.04", "runs_on: ubuntu-24.04", 1)
+
+    assert schema_errors("vendor.github-workflows", tmp_path, [broken])[0] == 1
+
+
+def test_init__workflow__is_the_one_that_the_page_shows():
+    shown = yaml.safe_load(SNIPPETS["docs/github.md:0"])
+    include = yaml.safe_load(SNIPPETS["docs/gitlab.md:0"])
+
+    assert shown == yaml.safe_load(GITHUB["init"])
+    assert include == yaml.safe_load(GITLAB["init"])
+
+
+# By rules of our own
+
+
+@pytest.mark.parametrize("name", GITHUB)
+def test_uses__of_every_workflow__is_a_commit_or_our_own_tag(name):
+    ours = "main" if "dev" in __version__ else f"v{__version__}"
+
+    for used, comment in re.findall(r"^ *(?:- )?uses: (\S+)(.*)", GITHUB[name], re.MULTILINE):
+        if used.startswith("gitops-ml/gitops-ml/"):
+            assert used.endswith(f"@{ours}")
+        elif used != "./action":
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", used)
+            assert re.match(r" # v\d+\.\d+\.\d+", comment), f"{used} does not say its version"
+
+
+def test_uses__same_action__is_the_same_commit_everywhere():
+    commits = {}
+    for text in GITHUB.values():
+        for action, commit in re.findall(r"uses: ([\w./-]+)@([0-9a-f]{40})", text):
+            commits.setdefault(action, set()).add(commit)
+
+    assert commits
+    assert {action: len(found) for action, found in commits.items()} == dict.fromkeys(commits, 1)
+
+
+def test_action__uses_no_other_action_and_no_input_in_shell():
+    for step in ACTION["runs"]["steps"]:
+        assert "uses" not in step
+        assert "${{" not in step["run"]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflow__shell__holds_no_expression_and_permissions_begin_with_none(name):
+    assert yaml.safe_load(WORKFLOWS[name])["permissions"] == {}
+    for _, step in steps(WORKFLOWS[name]):
+        assert "${{" not in step.get("run", "")
+
+
+def test_workflow__three_jobs__only_the_one_that_runs_nothing_may_write():
+    jobs = yaml.safe_load(WORKFLOWS["gitops-ml.yml"])["jobs"]
+    writes = {
+        name: {scope for scope, may in job["permissions"].items() if may == "write"} for name, job in jobs.items()
+    }
+
+    assert writes == {"plan": set(), "run": set(), "publish": {"contents", "pull-requests", "statuses"}}
+    for job in jobs.values():
+        checkout = job["steps"][0]["with"]
+        assert checkout["ref"] == "${{ github.event.repository.default_branch }}"
+    assert jobs["plan"]["concurrency"]["cancel-in-progress"] is True
+    assert "concurrency" not in jobs["publish"]
+
+
+def test_workflow__for_forks__takes_over_nothing():
+    text = WORKFLOWS["gitops-ml-forks.yml"]
+
+    assert "download-artifact" not in text
+    assert [step["uses"].split("@")[0] for _, step in steps(text)] == ["actions/checkout", "gitops-ml/gitops-ml/action"]
+
+
+def test_workflows__inputs_and_outputs__are_the_actions():
+    used = [step for text in GITHUB.values() for _, step in steps(text) if "gitops-ml/action@" in step.get("uses", "")]
+    named = set(re.findall(r"steps\.ci\.outputs\.([\w-]+)", "".join(WORKFLOWS.values())))
+
+    assert used
+    for step in used:
+        assert step.get("with", {}).keys() <= ACTION["inputs"].keys()
+    assert named <= ACTION["outputs"].keys()
+
+
+def test_readme__tables__are_the_actions():
+    text = (TOP / "action/README.md").read_text(encoding="utf-8")
+
+    assert text == readme(text, ACTION), "run: python action/tables.py"
+    assert text.count("\n| `") == len(ACTION["inputs"]) + len(ACTION["outputs"])
+
+
+def test_lock__everything_that_is_needed__with_hashes_and_fitting_versions():
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    wanted = [
+        *project["project"]["dependencies"],
+        *extras["github"],
+        *extras["gitlab"],
+        *project["build-system"]["requires"],
+    ]
+    entries = re.sub(r"\\\n", " ", (TOP / "action/requirements.lock").read_text(encoding="utf-8")).splitlines()[1:]
+    locked = {}
+    for entry in entries:
+        found = re.fullmatch(r"([a-z0-9-]+)==([^\s;]+)( ; [^\\]+?)?( +--hash=sha256:[0-9a-f]{64})+", entry.strip())
+        assert found, entry
+        locked.setdefault(found[1], []).append(found[2])
+
+    for requirement in map(Requirement, wanted):
+        assert all(requirement.specifier.contains(version) for version in locked[requirement.name.lower()])
+
+
+# By run
+
+HOSTILE = "a b'\"; touch pwned; $(touch pwned) `touch pwned` ${HOME}\n--job=all"
+
+
+def ran(tmp_path, **inputs):
+    """Run ci.sh with a command that prints its arguments."""
+    command = tmp_path / "gitops-ml"
+    command.write_text(
+        f"#!{sys.executable} -I\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n"
+    )
+    command.chmod(0o755)
+    done = tool(str(TOP / "action/ci.sh"), cwd=tmp_path, ACTION_COMMAND=str(command), **inputs)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_ci_script__no_inputs__runs_everything(tmp_path):
+    assert ran(tmp_path) == [str(tmp_path), "ci", "--job=all", "--id=default"]
+
+
+def test_ci_script__hostile_inputs__stay_one_value_each(tmp_path):
+    names = ("JOB", "ID", "OUT", "PLAN", "FROM", "DIGEST", "FORGE")
+    inputs = {f"ACTION_{name}": HOSTILE for name in names}
+
+    found = ran(tmp_path, **inputs, ACTION_APPROVED="false; true")
+
+    assert found[1:] == ["ci", *(f"--{name.lower()}={HOSTILE}" for name in names)]
+    assert not list(tmp_path.glob("**/pwned"))
+
+
+def test_ci_script__approved_by_environment__only_by_the_word_true(tmp_path):
+    assert ran(tmp_path, ACTION_APPROVED="true")[-1] == "--approved-by-environment"
+    assert "--approved-by-environment" not in ran(tmp_path, ACTION_APPROVED="True")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A small project with the action's scripts, a locked wheel, and a build backend that needs nothing."""
+    top = tmp_path / "checkout"
+    (top / "action").mkdir(parents=True)
+    (top / "action/install.sh").write_bytes((TOP / "action/install.sh").read_bytes())
+    (top / "action/install.sh").chmod(0o755)
+    (top / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (top / "backend.py").write_text(BACKEND)
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    wheel = wheels / "locked-1-py3-none-any.whl"
+    write_wheel(wheel, "locked", {"locked.py": "word = 'from the lock'"})
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (top / "action/requirements.lock").write_text(f"locked==1 --hash=sha256:{digest}\n")
+    return top
+
+
+BACKEND = """
+import sys, zipfile
+def build_wheel(folder, settings=None, metadata=None):
+    name = "gitops_ml-1-py3-none-any.whl"
+    info = "gitops_ml-1.dist-info/"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as file:
+        file.writestr("gitops_ml.py", "import locked\\ndef main(): print('gitops-ml 1', locked.word)")
+        file.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: gitops-ml\\nVersion: 1\\n")
+        file.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        file.writestr(info + "entry_points.txt", "[console_scripts]\\ngitops-ml = gitops_ml:main\\n")
+        file.writestr(info + "RECORD", "")
+    return name
+"""
+
+
+def write_wheel(path, name, files):
+    info = f"{name}-1.dist-info/"
+    with zipfile.ZipFile(path, "w") as file:
+        for inside, text in files.items():
+            file.writestr(inside, text)
+        file.writestr(info + "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        file.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(info + "RECORD", "")
+
+
+def install(top, **inputs):
+    temporary = top.parent / "temporary"
+    temporary.mkdir(exist_ok=True)
+    output = top.parent / "output"
+    done = tool(
+        str(top / "action/install.sh"),
+        cwd=top.parent,
+        RUNNER_TEMP=str(temporary),
+        GITHUB_OUTPUT=str(output),
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=str(top.parent / "wheels"),
+        **inputs,
+    )
+    return done, output.read_text() if output.exists() else ""
+
+
+def test_install_script__locked_wheel__is_installed_beside_the_checkout(checkout):
+    # What lies in the workspace or on PYTHONPATH is the change's, and is not imported.
+    (checkout.parent / "locked.py").write_text("word = 'of a stranger'")
+
+    done, output = install(checkout, ACTION_PYTHON=sys.executable, PYTHONPATH=str(checkout.parent))
+
+    assert (done.returncode, done.stdout) == (0, "gitops-ml 1 from the lock\n"), done.stderr
+    assert output == f"command={checkout.parent}/temporary/gitops-ml-action/bin/gitops-ml\n"
+
+
+def test_install_script__wheel_with_another_hash__is_refused(checkout):
+    write_wheel(checkout.parent / "wheels/locked-1-py3-none-any.whl", "locked", {"locked.py": "word = 'replaced'"})
+
+    done, output = install(checkout, ACTION_PYTHON=sys.executable)
+
+    assert done.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    assert output == ""
+
+
+def test_install_script__no_such_interpreter__says_so(checkout):
+    done, output = install(checkout, ACTION_PYTHON="python2.7; touch pwned")
+
+    assert (done.returncode, done.stdout, output) == (
+        2,
+        "::error::the input python names no interpreter of Python 3.11 or later\n",
+        "",
+    )
