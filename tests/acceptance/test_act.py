@@ -1,0 +1,160 @@
+"""The shipped workflow and action as a runner executes them: `act`, without a network, on a push to main."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.github import FakeGitHub
+from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
+
+TOP = Path(__file__).parents[2]
+CALLER = """
+name: caller
+on: [push, pull_request]
+jobs:
+  gitops-ml:
+    uses: ./.github/workflows/gitops-ml.yml
+"""
+TRAIN = """
+import json, os
+json.dump({"accuracy": float(os.environ["LR"]) + int(os.environ["GITOPS_ML_SEED"]) / 1000}, open("metrics.json", "w"))
+print("::set-output name=verdict::pass")
+"""
+SPEC = """
+version: 1
+name: digits
+run: LR=${params.lr} python3 train.py
+code: {include: [train.py]}
+params: {lr: 0.2}
+seeds: [0, 1, 2]
+metrics:
+  read: [metrics.json]
+  track: [{name: accuracy, goal: maximize, gate: fail, tolerance: 0.001}]
+"""
+# Other people's actions, which cannot be fetched here, by the same inputs.
+CHECKOUT = """
+name: checkout
+inputs: {ref: {required: true}, fetch-depth: {}, persist-credentials: {}}
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      env: {REF: "${{ inputs.ref }}"}
+      run: git clone -q --branch "$REF" "$REMOTE" .
+"""
+UPLOAD = """
+name: upload
+inputs: {name: {}, path: {}, if-no-files-found: {}, retention-days: {}, include-hidden-files: {}}
+outputs: {artifact-id: {value: "${{ inputs.name }}"}}
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      env: {NAME: "${{ inputs.name }}", FROM: "${{ inputs.path }}"}
+      run: mkdir -p "$ARTIFACTS" && cp -r "$FROM" "$ARTIFACTS/$NAME"
+"""
+DOWNLOAD = """
+name: download
+inputs: {name: {}, path: {}, artifact-ids: {}, merge-multiple: {}}
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      env: {NAME: "${{ inputs.name || inputs.artifact-ids }}", INTO: "${{ inputs.path }}"}
+      run: mkdir -p "$(dirname "$INTO")" && rm -rf "$INTO" && cp -r "$ARTIFACTS/$NAME" "$INTO"
+"""
+
+
+class Runner:
+    """A repository with the shipped workflow, and `act` to run it."""
+
+    def __init__(self, folder: Path, forge: FakeGitHub) -> None:
+        self.folder = folder
+        self.forge = forge
+        (folder / "acme").mkdir()
+        self.remote = make_remote(folder / "acme/vision.git")
+        files = {
+            ".github/workflows/gitops-ml.yml": self._workflow(),
+            ".github/workflows/caller.yml": CALLER,
+            "experiment.yaml": SPEC,
+            "train.py": TRAIN,
+            # A change that brings modules of its own must not be what the tool imports.
+            "yaml.py": "raise SystemExit('imported from the change')",
+            "gitops_ml/__init__.py": "raise SystemExit('imported from the change')",
+        }
+        self.work = make_repository(folder / "work", files, remote=self.remote)
+
+    def _workflow(self) -> str:
+        """Return the shipped workflow, told to use this very gitops-ml instead of installing one."""
+        python = self.folder / "python"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(python)], check=True, timeout=60)
+        site = next(python.glob("lib/python*/site-packages"))
+        paths = [str(TOP), *(path for path in sys.path if path.endswith("site-packages"))]
+        (site / "ours.pth").write_text("\n".join(paths) + "\n")
+        script = python / "bin/gitops-ml"
+        script.write_text(f"#!{python}/bin/python\nfrom gitops_ml.main import entry_point\nentry_point()\n")
+        script.chmod(0o755)
+        text = (TOP / ".github/workflows/gitops-ml.yml").read_text(encoding="utf-8")
+        ours = f"        with:\n          install: 'false'\n          python: {python}/bin/python\n          job:"
+        assert text.count("        with:\n          job:") == 3
+        return text.replace("        with:\n          job:", ours)
+
+    def act(self, event: str, payload: object) -> subprocess.CompletedProcess[str]:
+        """Run one event on a checkout of what is on the remote."""
+        (self.folder / "event.json").write_text(json.dumps(payload))
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        variables = {
+            "GITHUB_API_URL": self.forge.url,
+            "GITHUB_REPOSITORY": "acme/vision",
+            "REMOTE": self.remote.as_uri(),
+            "ARTIFACTS": str(self.folder / "artifacts"),
+            **{name: value for name, value in ENVIRON.items() if name.startswith("GIT_")},
+        }
+        stubs, contents = [], {"checkout": CHECKOUT, "upload-artifact": UPLOAD, "download-artifact": DOWNLOAD}
+        text = (TOP / ".github/workflows/gitops-ml.yml").read_text(encoding="utf-8")
+        for used in {word for word in text.split() if re.fullmatch("actions/.*@[0-9a-f]{40}", word)}:
+            stub = self.folder / used.replace("/", "-").replace("@", "-")
+            if not stub.exists():
+                stub.mkdir()
+                (stub / "action.yml").write_text(contents[used.split("@")[0].removeprefix("actions/")])
+            stubs += ["--local-repository", f"{used}={stub}"]
+        words = [str(Path(sys.executable).with_name("act")), event, "-W", ".github/workflows/caller.yml"]
+        words += ["-P", "ubuntu-24.04=-self-hosted", "--no-cache-server", "-e", str(self.folder / "event.json")]
+        words += ["--local-repository", f"gitops-ml/gitops-ml@main={TOP}", *stubs, "-s", "GITHUB_TOKEN=ghs_canary0"]
+        words += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+        return subprocess.run(
+            words,
+            cwd=self.work,
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+
+@pytest.fixture
+def runner(tmp_path):
+    forge = FakeGitHub()
+    with forge.running():
+        yield Runner(tmp_path, forge)
+
+
+def pushed(runner: Runner, before: str) -> dict[str, object]:
+    head = git(runner.work, "rev-parse", "HEAD")
+    return {"ref": "refs/heads/main", "before": before, "after": head, "repository": {"id": 1, "default_branch": "main"}}
+
+
+def test_workflow__push_to_main__trains_and_commits_the_report(runner):
+    done = runner.act("push", pushed(runner, "0" * 40))
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    listed = git(runner.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports").splitlines()
+    assert len([path for path in listed if path.endswith("record.json")]) == 3
+    assert [path for path in listed if path.startswith("reports/digits/") and path.endswith("report.md")]
+    assert "imported from the change" not in done.stdout
