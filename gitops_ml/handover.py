@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,19 @@ class Taken:
     records: tuple[str, ...]
     failed: tuple[Attempt, ...]
     costs_usd: tuple[float, ...]
+    left: tuple[str, ...] = ()
+    """Keys in the folder that the trials do not have."""
 
 
-def take(folder: Path, digest: str, trials: Sequence[Trial], origin: Origin) -> Taken:
+def take(
+    folder: Path,
+    digest: str,
+    trials: Sequence[Trial],
+    origin: Origin,
+    *,
+    done: Collection[str] = (),
+    all_of: bool = True,
+) -> Taken:
     """Make records anew from a folder's raw outputs.
 
     Args:
@@ -149,6 +159,9 @@ def take(folder: Path, digest: str, trials: Sequence[Trial], origin: Origin) -> 
         digest: as the training job itself said it.
         trials: that the publisher's own plan lets be trained; anything else in the folder is refused.
         origin: of the records.
+        done: keys that were taken before.
+        all_of: refuse the folder if it holds more. A sweep's winner is known only when its points are, so what
+            confirms it is taken with a second plan.
 
     Raises:
         HandoverError: the folder is not what the digest says, or not what it should be.
@@ -161,17 +174,20 @@ def take(folder: Path, digest: str, trials: Sequence[Trial], origin: Origin) -> 
         )
     index = _index(folder / "handover.json")
     planned = {trial.key: trial for trial in trials}
-    strange = sorted({*index.records, *(attempt.key for attempt in index.failed)} - planned.keys())
-    if strange:
+    handed = {*index.records, *(attempt.key for attempt in index.failed)} - set(done)
+    strange = sorted(handed - planned.keys())
+    if strange and all_of:
         raise HandoverError(f"{folder} holds results of trials that are not in the plan: {strange[0][:12]}")
+    records = {key: entry for key, entry in index.records.items() if key in planned and key not in done}
     files: dict[str, bytes] = {}
-    for key, (attempt, stored) in index.records.items():
+    for key, (attempt, stored) in records.items():
         files |= _record_files(planned[key], attempt, stored, folder / "outputs" / key, origin)
-    failed = tuple(_believed(attempt, planned[attempt.key], origin) for attempt in index.failed)
+    lost = [attempt for attempt in index.failed if attempt.key in planned and attempt.key not in done]
+    failed = tuple(_believed(attempt, planned[attempt.key], origin) for attempt in lost)
     for attempt in failed:
         files[attempt_path(attempt.key, attempt.number)] = json_bytes(attempt_to_json(attempt))
-    costs = [attempt.cost_usd for attempt in (*(one for one, _ in index.records.values()), *failed)]
-    return Taken(files=files, records=tuple(index.records), failed=failed, costs_usd=tuple(costs))
+    costs = [attempt.cost_usd for attempt in (*(one for one, _ in records.values()), *failed)]
+    return Taken(files=files, records=tuple(records), failed=failed, costs_usd=tuple(costs), left=tuple(strange))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ from gitops_ml.forges.base import Forge
 from gitops_ml.handover import Writer, take
 from gitops_ml.planning import Plan, Relation
 from gitops_ml.policy import PERMISSIONS, Approval, Ruling
-from gitops_ml.records import Attempt, Origin, Record, json_bytes, json_document
+from gitops_ml.records import Origin, Record, json_bytes, json_document
 from gitops_ml.tools import Tools
 
 _ROUNDS = 3
@@ -316,8 +316,7 @@ class _Flow:
             self._outputs |= {"verdict": _word(planned, None, codes), "cost-usd": f"{sum(costs):.4f}"}
             return worst(*codes)
         if self._job == "publish" and self._args.source is not None:
-            costs = self._take(planned)
-            _, planned = self._plan(event, steps, approval, names)
+            planned, costs = self._take(event, steps, approval, names, planned)
         comparison = self._compare(planned)
         if comparison.gate is GateResult.FAIL:
             codes.append(ExitCode.FINDINGS)
@@ -404,7 +403,6 @@ class _Flow:
             first = [p.trial for p in planned.plan.to_run() if p.trial.key in there]
         done: set[str] = set()
         codes: list[int] = []
-        failed: list[Attempt] = []
         costs: list[float] = []
         out = tools.cwd / self._args.out if self._args.out and self._job == "run" else None
         writer = Writer(out) if out is not None else None
@@ -423,9 +421,7 @@ class _Flow:
             with self._console.group("Train"), self._console.untrusted():
                 summary = carry_out(trials, options, tools, hand_over, self._origin)
             codes.append(summary.exit_code)
-            failed += summary.failed
             costs += [record.attempt.cost_usd for record in summary.records]
-            costs += [attempt.cost_usd for attempt in summary.failed]
             if summary.exit_code == ExitCode.INTERRUPTED or steps.reconcile:
                 break
             steps = dataclasses.replace(steps, force=False)
@@ -433,19 +429,36 @@ class _Flow:
             trials = [p.trial for p in planned.held.to_run() if p.trial.key not in done]
             if not any(trial.confirms for trial in trials):
                 break
+        # Also those that were tried again: they cost money too.
+        attempts = [one for of_key in tools.results.attempts(done).values() for one in of_key]
+        failed = [attempt for attempt in attempts if attempt.origin == self._origin]
+        costs += [attempt.cost_usd for attempt in failed]
         if writer is not None:
             self._outputs["digest"] = writer.close(failed)
         return worst(*codes), planned, costs
 
-    def _take(self, planned: Planned) -> list[float]:
-        """Make records of what the training job handed over."""
+    def _take(
+        self, event: Event, steps: Steps, approval: Approval | None, names: Sequence[str], planned: Planned
+    ) -> tuple[Planned, list[float]]:
+        """Make records of what the training job handed over, in as many rounds as it trained."""
         if not self._args.digest:
             raise UserError("`--from` needs `--digest`: what the job that trained said itself, not what lies beside it")
-        trials = [p.trial for p in planned.plan.to_run()]
-        taken = take(self._tools.cwd / self._args.source, self._args.digest, trials, self._origin)
-        self._tools.results.keep(taken.files)
-        self._tools.say(f"{len(taken.records)} records made of what was handed over")
-        return list(taken.costs_usd)
+        folder = self._tools.cwd / self._args.source
+        done: set[str] = set()
+        costs: list[float] = []
+        for number in range(1, _ROUNDS + 1):
+            trials = [p.trial for p in planned.plan.to_run()]
+            last = number == _ROUNDS
+            taken = take(folder, self._args.digest, trials, self._origin, done=done, all_of=last)
+            self._tools.results.keep(taken.files)
+            done |= {*taken.records, *(attempt.key for attempt in taken.failed)}
+            costs += taken.costs_usd
+            steps = dataclasses.replace(steps, force=False)
+            _, planned = self._plan(event, steps, approval, names)
+            if not taken.left:
+                break
+        self._tools.say(f"{len(done)} results taken of what was handed over")
+        return planned, costs
 
     # Comparing
 

@@ -318,6 +318,38 @@ def test_ci__remote_gone__trains_nothing(world):
     assert (change.code, change.trained) == (ExitCode.SERVICE, 0)
 
 
+@pytest.mark.parametrize(("trained", "code", "state"), [(True, 0, "success"), (False, ExitCode.DENIED, "failure")])
+def test_ci__merge_queue__takes_the_verdict_of_the_same_content(world, trained, code, state):
+    head = world.push({"experiment.yaml": BETTER})
+    if trained:
+        world.changed(head)
+    git(world.work, "switch", "-q", "-c", "queue", "main")
+    git(world.work, "merge", "-q", "--no-ff", "-m", "queued", "wider")
+    git(world.work, "push", "-q", "origin", "queue")
+    queued = git(world.work, "rev-parse", "HEAD")
+    group = {"head_sha": queued, "head_ref": "refs/heads/queue", "base_ref": "refs/heads/main"}
+    payload = {"action": "checks_requested", "merge_group": group, "repository": _HOME}
+    done = world.ci("merge_group", payload)
+
+    assert (done.code, done.trained) == (code, 0)
+    assert done.statuses[queued]["gitops-ml/digits"]["state"] == state
+
+
+def test_ci__branch_without_a_change__is_planned_and_nothing_more(world):
+    head = world.push({"experiment.yaml": BETTER})
+    done = world.pushed(head, "wider")
+
+    assert (done.code, done.trained, done.statuses, world.ledger()) == (ExitCode.OK, 0, {}, [])
+
+
+def test_ci__closed_change__has_nothing_left_to_end(world):
+    head = world.push({"experiment.yaml": BETTER})
+    done = world.ci("pull_request", _pull(head, "closed"))
+
+    assert (done.code, done.trained) == (ExitCode.OK, 0)
+    assert "0 trainings ended" in done.out
+
+
 # Commands
 
 
@@ -404,6 +436,32 @@ def test_ci__three_jobs__publish_what_the_second_measured(world):
     assert (done.code, done.trained, done.outputs["verdict"]) == (ExitCode.OK, 0, "pass"), done.err
     assert "digits: better" in done.comment
     assert len([path for path in world.ledger() if path.endswith("record.json")]) == 6
+
+
+def test_ci__three_jobs__a_sweeps_confirmed_winner_is_published_too(world):
+    sweep = SPEC.replace("seeds: [0, 1, 2]", "seeds: [0]") + "sweep: {grid: {lr: [0.3, 0.1]}, confirm: {seeds: [7]}}\n"
+    head = world.push({"experiment.yaml": sweep})
+    _, run = _three(world, head)
+    done = _publish(world, head, run.outputs["digest"])
+
+    assert (run.code, done.code) == (ExitCode.OK, ExitCode.OK), run.err + done.err
+    records = [path for path in world.ledger() if path.endswith("record.json")]
+    seeds = [json.loads(git(world.remote, "show", f"gitops-ml/reports:{path}"))["seed"] for path in records]
+    # Two points and the baseline's three runs, and the winner on its fresh seed.
+    assert sorted(seeds) == [0, 0, 0, 1, 2, 7]
+
+
+def test_ci__training_that_fails__is_published_with_its_log(world):
+    head = world.push({"experiment.yaml": BETTER, "train.py": "import sys\nsys.exit('out of luck')\n"})
+    plan = world.changed(head, "--job", "plan", "--out", str(world.folder / "plan"))
+    options = ("--job", "run", "--plan", str(world.folder / "plan"), "--out", str(world.folder / "raw"))
+    run = world.changed(head, *options)
+    assert (plan.code, run.code, run.outputs["verdict"]) == (ExitCode.OK, ExitCode.TRIAL_FAILED, "failed")
+
+    done = _publish(world, head, run.outputs["digest"])
+    assert (done.code, done.outputs["verdict"]) == (ExitCode.FINDINGS, "fail"), done.err
+    assert "out of luck" in done.comment
+    assert len([path for path in world.ledger() if path.startswith("attempts/")]) == 3
 
 
 def test_ci__outputs_changed_on_the_way__are_not_published(world):
