@@ -47,6 +47,7 @@ def once() -> dict[str, float]:
     comparison = compare(plan, records, {})
     marks["compare"] = time.perf_counter()
     pictures = {experiment.name: plots.pictures(experiment) for experiment in comparison.experiments}
+    assert all(picture.svg for shown in pictures.values() for picture in shown)
     marks["plots"] = time.perf_counter()
     images = {name: {one.name: f"plots/{one.name}.svg" for one in shown} for name, shown in pictures.items()}
     text = markdown.comment(comparison, identity="bench", images=images)
