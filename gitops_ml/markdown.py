@@ -89,6 +89,8 @@ def report(experiment: ExperimentComparison, images: Mapping[str, str | None]) -
 # Encoding
 
 
+# Each step of the ladder writes the same names again.
+@functools.lru_cache(maxsize=2**15)
 def code(name: str, limit: int = 80) -> str:
     """Return a foreign name as an HTML ``code`` element that no parser reads as anything else.
 
@@ -117,6 +119,7 @@ _BLOCK_START = re.compile(r"\s*(?:\d+[.)]|[+=])(?=\s|=|$)")
 """What begins a list or underlines a heading, at the start of a line."""
 
 
+@functools.lru_cache(maxsize=2**15)
 def prose(marked: str) -> str:
     """Return a sentence that may hold foreign text: names between backticks become code, all else is inert."""
     return "".join(code(part, 160) if is_name else _inert(part) for is_name, part in wording.marked_parts(marked))

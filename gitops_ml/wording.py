@@ -416,7 +416,7 @@ def runs(metric: MetricComparison) -> str:
 def tiers(metrics: Sequence[MetricComparison]) -> tuple[list[MetricComparison], ...]:
     """Return the gated metrics, those that changed, and the rest; what fails or is primary first in each."""
     gated = [m for m in metrics if m.track.gate is not Gate.OFF or m.gate is not GateResult.PASS or m.track.primary]
-    others = [m for m in metrics if m not in gated] if len(metrics) < 50 else _without(metrics, gated)
+    others = _without(metrics, gated)
     changed = [m for m in others if (m.verdict is not Verdict.SAME or is_not_worse(m)) and not _flat(m)]
     rest = _without(others, changed)
     return sorted(gated, key=_urgency), sorted(changed, key=_urgency), rest
