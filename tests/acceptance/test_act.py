@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.github import FakeGitHub
-from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
+from tests.fakes.repositories import ENVIRON, git, make_remote, make_repository
 
 TOP = Path(__file__).parents[2]
 CALLER = """
@@ -147,7 +147,12 @@ def runner(tmp_path):
 
 def pushed(runner: Runner, before: str) -> dict[str, object]:
     head = git(runner.work, "rev-parse", "HEAD")
-    return {"ref": "refs/heads/main", "before": before, "after": head, "repository": {"id": 1, "default_branch": "main"}}
+    return {
+        "ref": "refs/heads/main",
+        "before": before,
+        "after": head,
+        "repository": {"id": 1, "default_branch": "main"},
+    }
 
 
 def test_workflow__push_to_main__trains_and_commits_the_report(runner):
