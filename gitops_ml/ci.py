@@ -165,6 +165,8 @@ class Event:
     """The branch that was pushed, or the change's."""
     target: str | None = None
     """The branch that a change wants to go to; otherwise the default branch."""
+    default: str | None = None
+    """The repository's default branch, whose policy holds for changes to any branch."""
     before: str | None = None
     """Where the pushed branch stood before; None also when it was made by the push."""
     change: int | None = None
@@ -205,6 +207,7 @@ def _github_event(environ: Mapping[str, str]) -> Event:
         head=found.head or (_commit(environ.get("GITHUB_SHA")) if found.kind in _AT_REF else None),
         branch=found.branch or (environ.get("GITHUB_REF_NAME") if found.kind in _AT_REF else None),
         target=found.target or default,
+        default=default,
     )
 
 
@@ -310,6 +313,7 @@ def _gitlab_event(environ: Mapping[str, str]) -> Event:
         head=ours.commit,
         branch=environ.get("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME") or environ.get("CI_COMMIT_BRANCH") or None,
         target=environ.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME") or environ.get("CI_DEFAULT_BRANCH") or None,
+        default=environ.get("CI_DEFAULT_BRANCH") or None,
         before=_real(environ.get("CI_COMMIT_BEFORE_SHA", "")),
         change=ours.change,
         fork=ours.fork if ours.change is not None else False,

@@ -87,7 +87,7 @@ def plan_change(
         event: with head and target known.
         steps: what is to be done.
         target: the target branch's name and its tip.
-        tools: whose project is the one of ``target_project``.
+        tools: whose project holds the trusted settings and policy, see ``target_project``.
         approval: that was given, if one was.
         names: experiments that were named; none: all.
         count_jobs: ask the backends for jobs that are not over; a job without credentials cannot.
@@ -124,8 +124,8 @@ def plan_change(
     )
     foreign = {key for key, record in records.items() if record.attempt.origin.kind != "ci"}
     plan = policies.without_foreign(plan, foreign, lambda trial: estimate(trial, tools))
-    settings = policies.policy_from(theirs.policy)
-    bound = Binding(head=event.head, target=tip, policy=digest(dict(theirs.policy)))
+    settings = policies.policy_from(tools.project.policy)
+    bound = Binding(head=event.head, target=tip, policy=digest(dict(tools.project.policy)))
     own = planner.specs_at_head(event.head)
     decided = policies.rules_for(own, rules)
     decision = policies.decide(

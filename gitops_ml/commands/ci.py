@@ -199,8 +199,11 @@ class _Flow:
         found = [one for one in findings_at(event.head, tools) if one.severity is Severity.ERROR]
         if found:
             raise InvalidSpecError(found)
-        tip, project = target_project(event.target or "main", event.head, tools, remote=self._args.remote)
-        self._tip = tip
+        target = event.target or "main"
+        self._tip, project = target_project(target, event.head, tools, remote=self._args.remote)
+        if event.default not in (None, target):
+            # Whoever may push a branch may make one with a policy of their own, and open a change to that.
+            _, project = target_project(event.default, event.head, tools, remote=self._args.remote)
         tools.project = project
 
     def _approval(self, event: Event) -> tuple[Approval | None, tuple[str, ...]]:

@@ -246,6 +246,18 @@ def test_ci__change_from_before_the_policy__is_held_to_todays(world):
     assert (world.changed(head).code, world.ledger()) == (ExitCode.DENIED, [])
 
 
+def test_ci__change_to_a_branch_with_a_looser_policy__is_held_to_the_default_branchs(world):
+    world.push({"gitops-ml.yaml": "policy: {backends: [slurm]}\n"}, "main")
+    world.push({"gitops-ml.yaml": "policy: {backends: [local]}\n"}, "loose")
+    head = world.push({"experiment.yaml": BETTER})
+    payload = _pull(head)
+    payload["pull_request"]["base"]["ref"] = "loose"
+    change = world.ci("pull_request", payload)
+
+    assert (change.code, change.trained) == (ExitCode.DENIED, 0)
+    assert "policy does not allow the backend `local`" in change.out
+
+
 def test_ci__change_that_moves_ledger_and_storage__writes_where_the_target_says(world):
     world.pushed(world.main())
     head = world.push(

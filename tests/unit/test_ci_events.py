@@ -58,6 +58,7 @@ def test_event__github_change__has_the_pushed_commit_not_the_test_merge(tmp_path
         head=HEAD,
         branch="wider",
         target="main",
+        default="main",
         change=7,
         fork=False,
         actor="dana",
