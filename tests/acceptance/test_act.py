@@ -1,8 +1,9 @@
-"""The shipped workflow and action as a runner executes them: `act`, without a network, on a push to main."""
+"""The shipped workflow and action as a runner executes them: `act`, without a network, from events to the comment."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.github import FakeGitHub
-from tests.fakes.repositories import ENVIRON, git, make_remote, make_repository
+from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
 
 TOP = Path(__file__).parents[2]
 CALLER = """
@@ -22,8 +23,8 @@ jobs:
 """
 TRAIN = """
 import json, os
+assert not [name for name, value in os.environ.items() if "canary" in value or name.startswith("GITHUB_")]
 json.dump({"accuracy": float(os.environ["LR"]) + int(os.environ["GITOPS_ML_SEED"]) / 1000}, open("metrics.json", "w"))
-print("::set-output name=verdict::pass")
 """
 SPEC = """
 version: 1
@@ -107,6 +108,7 @@ class Runner:
     def act(self, event: str, payload: object) -> subprocess.CompletedProcess[str]:
         """Run one event on a checkout of what is on the remote."""
         (self.folder / "event.json").write_text(json.dumps(payload))
+        shutil.rmtree(self.folder / "artifacts", ignore_errors=True)  # each run has its own
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
         variables = {
@@ -145,21 +147,70 @@ def runner(tmp_path):
         yield Runner(tmp_path, forge)
 
 
-def pushed(runner: Runner, before: str) -> dict[str, object]:
+def pushed(runner):
     head = git(runner.work, "rev-parse", "HEAD")
+    payload = {"ref": "refs/heads/main", "before": "0" * 40, "after": head}
+    return runner.act("push", payload | {"repository": {"id": 1, "default_branch": "main", "full_name": "acme/vision"}})
+
+
+def changed(runner, lr, *, fork=False):
+    """Push a new head of pull request 7 and run its event."""
+    git(runner.work, "switch", "-q", "-C", "larger-rate")
+    head = commit(runner.work, {"experiment.yaml": SPEC.replace("lr: 0.2", f"lr: {lr}")}, f"{lr}")
+    git(runner.work, "push", "-q", "origin", "larger-rate", f"{head}:refs/pull/7/head")
+    runner.forge.pulls[7].head = head
+    home = {"id": 2, "full_name": "mallory/vision"} if fork else {"id": 1, "full_name": "acme/vision"}
+    whole = {"id": 1, "default_branch": "main", "full_name": "acme/vision"}
+    pull = {
+        "number": 7,
+        "head": {"sha": head, "ref": "larger-rate", "repo": home},
+        "base": {"ref": "main", "repo": whole},
+    }
+    return head, runner.act(
+        "pull_request", {"action": "synchronize", "number": 7, "pull_request": pull, "repository": whole}
+    )
+
+
+def jobs(done):
     return {
-        "ref": "refs/heads/main",
-        "before": before,
-        "after": head,
-        "repository": {"id": 1, "default_branch": "main"},
+        word for word in ("Plan", "Run", "Publish") if re.search(rf"/{word} *\] .*Job (succeeded|failed)", done.stdout)
     }
 
 
-def test_workflow__push_to_main__trains_and_commits_the_report(runner):
-    done = runner.act("push", pushed(runner, "0" * 40))
+def test_workflow__push_then_two_heads_of_a_change__one_comment_and_a_gate(runner):
+    push = pushed(runner)
 
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert push.returncode == 0, push.stdout[-6000:] + push.stderr[-2000:]
     listed = git(runner.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports").splitlines()
     assert len([path for path in listed if path.endswith("record.json")]) == 3
     assert [path for path in listed if path.startswith("reports/digits/") and path.endswith("report.md")]
-    assert "imported from the change" not in done.stdout
+    assert "imported from the change" not in push.stdout
+    assert jobs(push) == {"Plan", "Run", "Publish"}
+
+    head, better = changed(runner, 0.3)
+
+    assert better.returncode == 0, better.stdout[-6000:] + better.stderr[-2000:]
+    assert [(one["sha"], one["state"]) for one in runner.forge.statuses if one["context"] == "gitops-ml/digits"][
+        -1
+    ] == (
+        head,
+        "success",
+    )
+    assert len(runner.forge.comments) == 1
+    assert "better" in runner.forge.comments[0].body
+
+    head, worse = changed(runner, 0.1)
+
+    assert worse.returncode == 1
+    assert [(one["sha"], one["state"]) for one in runner.forge.statuses][-1] == (head, "failure")
+    assert len(runner.forge.comments) == 1
+    assert "worse" in runner.forge.comments[0].body
+
+
+def test_workflow__fork__plans_and_neither_trains_nor_publishes(runner):
+    _, done = changed(runner, 0.3, fork=True)
+
+    assert jobs(done) == {"Plan"}
+    assert (runner.forge.comments, runner.forge.statuses) == ([], [])
+    assert git(runner.remote, "for-each-ref", "refs/heads/gitops-ml") == ""
+    assert not (runner.folder / "artifacts").exists()
