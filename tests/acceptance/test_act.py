@@ -16,10 +16,10 @@ from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_rep
 TOP = Path(__file__).parents[2]
 CALLER = """
 name: caller
-on: [push, pull_request]
+on: EVENTS
 jobs:
   gitops-ml:
-    uses: ./.github/workflows/gitops-ml.yml
+    uses: ./.github/workflows/SHIPPED
 """
 TRAIN = """
 import json, os
@@ -80,8 +80,14 @@ class Runner:
         (folder / "acme").mkdir()
         self.remote = make_remote(folder / "acme/vision.git")
         files = {
-            ".github/workflows/gitops-ml.yml": self._workflow(),
-            ".github/workflows/caller.yml": CALLER,
+            ".github/workflows/gitops-ml.yml": self._workflow("gitops-ml.yml"),
+            ".github/workflows/gitops-ml-forks.yml": self._workflow("gitops-ml-forks.yml"),
+            ".github/workflows/caller.yml": CALLER.replace("EVENTS", "[push, pull_request]").replace(
+                "SHIPPED", "gitops-ml.yml"
+            ),
+            ".github/workflows/forks.yml": CALLER.replace("EVENTS", "{workflow_run: {workflows: [caller]}}").replace(
+                "SHIPPED", "gitops-ml-forks.yml"
+            ),
             "experiment.yaml": SPEC,
             "train.py": TRAIN,
             # A change that brings modules of its own must not be what the tool imports.
@@ -90,22 +96,25 @@ class Runner:
         }
         self.work = make_repository(folder / "work", files, remote=self.remote)
 
-    def _workflow(self) -> str:
+    def _workflow(self, name: str) -> str:
         """Return the shipped workflow, told to use this very gitops-ml instead of installing one."""
-        python = self.folder / "python"
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(python)], check=True, timeout=60)
-        site = next(python.glob("lib/python*/site-packages"))
-        paths = [str(TOP), *(path for path in sys.path if path.endswith("site-packages"))]
-        (site / "ours.pth").write_text("\n".join(paths) + "\n")
-        script = python / "bin/gitops-ml"
-        script.write_text(f"#!{python}/bin/python\nfrom gitops_ml.main import entry_point\nentry_point()\n")
-        script.chmod(0o755)
-        text = (TOP / ".github/workflows/gitops-ml.yml").read_text(encoding="utf-8")
-        ours = f"        with:\n          install: 'false'\n          python: {python}/bin/python\n          job:"
-        assert text.count("        with:\n          job:") == 3
+        text = (TOP / ".github/workflows" / name).read_text(encoding="utf-8")
+        ours = f"        with:\n          install: 'false'\n          python: {self._python()}\n          job:"
+        assert text.count("        with:\n          job:") == text.count("gitops-ml/action@")
         return text.replace("        with:\n          job:", ours)
 
-    def act(self, event: str, payload: object) -> subprocess.CompletedProcess[str]:
+    def _python(self) -> Path:
+        folder = self.folder / "python"
+        if not folder.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+            paths = [str(TOP), *(path for path in sys.path if path.endswith("site-packages"))]
+            next(folder.glob("lib/python*/site-packages")).joinpath("ours.pth").write_text("\n".join(paths) + "\n")
+            script = folder / "bin/gitops-ml"
+            script.write_text(f"#!{folder}/bin/python\nfrom gitops_ml.main import entry_point\nentry_point()\n")
+            script.chmod(0o755)
+        return folder / "bin/python"
+
+    def act(self, event: str, payload: object, caller: str = "caller.yml") -> subprocess.CompletedProcess[str]:
         """Run one event on a checkout of what is on the remote."""
         (self.folder / "event.json").write_text(json.dumps(payload))
         shutil.rmtree(self.folder / "artifacts", ignore_errors=True)  # each run has its own
@@ -126,7 +135,7 @@ class Runner:
                 stub.mkdir()
                 (stub / "action.yml").write_text(contents[used.split("@")[0].removeprefix("actions/")])
             stubs += ["--local-repository", f"{used}={stub}"]
-        words = [str(Path(sys.executable).with_name("act")), event, "-W", ".github/workflows/caller.yml"]
+        words = [str(Path(sys.executable).with_name("act")), event, "-W", f".github/workflows/{caller}"]
         words += ["-P", "ubuntu-24.04=-self-hosted", "--no-cache-server", "-e", str(self.folder / "event.json")]
         words += ["--local-repository", f"gitops-ml/gitops-ml@main={TOP}", *stubs, "-s", "GITHUB_TOKEN=ghs_canary0"]
         words += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
@@ -207,10 +216,31 @@ def test_workflow__push_then_two_heads_of_a_change__one_comment_and_a_gate(runne
     assert "worse" in runner.forge.comments[0].body
 
 
-def test_workflow__fork__plans_and_neither_trains_nor_publishes(runner):
-    _, done = changed(runner, 0.3, fork=True)
+def test_workflow__fork__plans_then_the_trusted_half_comments_and_nothing_trains(runner):
+    head, done = changed(runner, 0.3, fork=True)
 
     assert jobs(done) == {"Plan"}
     assert (runner.forge.comments, runner.forge.statuses) == ([], [])
     assert git(runner.remote, "for-each-ref", "refs/heads/gitops-ml") == ""
     assert not (runner.folder / "artifacts").exists()
+
+    runner.forge.pulls[7].head_repository = "mallory/vision"
+    ended = {
+        "event": "pull_request",
+        "head_sha": head,
+        "head_branch": "main",
+        "head_repository": {"id": 2, "full_name": "mallory/vision"},
+        # What a fork's run could say of itself is not asked.
+        "pull_requests": [{"number": 8}],
+    }
+    whole = {"id": 1, "default_branch": "main", "full_name": "acme/vision"}
+    half = runner.act(
+        "workflow_run", {"action": "completed", "workflow_run": ended, "repository": whole}, caller="forks.yml"
+    )
+
+    assert jobs(half) == {"Publish"}, half.stdout[-6000:] + half.stderr[-2000:]
+    assert [comment.pull for comment in runner.forge.comments] == [7]
+    assert "imported from the change" not in done.stdout + half.stdout
+    assert "succeeded" not in re.sub("Job succeeded", "", half.stdout)
+    listed = git(runner.remote, "for-each-ref", "refs/heads/gitops-ml")
+    assert listed == "" or "record.json" not in git(runner.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports")

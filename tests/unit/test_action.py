@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 from action.tables import readme
 from gitops_ml import __version__
 from gitops_ml.commands.init import ci_files
+from gitops_ml.main import parser
 
 TOP = Path(__file__).parents[2]
 ACTION = yaml.safe_load((TOP / "action/action.yml").read_text(encoding="utf-8"))
@@ -237,6 +239,26 @@ def test_ci_script__hostile_inputs__stay_one_value_each(tmp_path):
 def test_ci_script__approved_by_environment__only_by_the_word_true(tmp_path):
     assert ran(tmp_path, ACTION_APPROVED="true")[-1] == "--approved-by-environment"
     assert "--approved-by-environment" not in ran(tmp_path, ACTION_APPROVED="True")
+
+
+def test_ci_script__all_inputs__are_options_of_the_command(tmp_path):
+    values = {"JOB": "publish", "OUT": "o", "PLAN": "p", "FROM": "f", "DIGEST": "0" * 64, "FORGE": "local", "ID": "i"}
+    inputs = {f"ACTION_{name}": value for name, value in values.items()}
+
+    args = parser("ci").parse_args(ran(tmp_path, **inputs, ACTION_APPROVED="true")[1:])
+
+    found = (args.job, args.out, args.plan, args.source, args.digest, args.forge, args.identity)
+    assert found == ("publish", Path("o"), Path("p"), Path("f"), "0" * 64, "local", "i")
+    assert args.approved_by_environment
+
+
+def test_gitlab_file__its_commands__parse():
+    lines = re.findall(r"gitops-ml ((?:ci|validate) [^>&|\n]*)", JOBS)
+
+    assert len(lines) == 4
+    for line in lines:
+        words = shlex.split(line.replace('"$@"', "--from gitops-ml-raw --digest 0"))
+        parser(words[0]).parse_args(words)
 
 
 @pytest.fixture
