@@ -19,6 +19,7 @@ from gitops_ml.agent.redaction import redacted
 from gitops_ml.backends.base import Backend, JobState, JobStatus
 from gitops_ml.bundles import Blobs, bundle
 from gitops_ml.errors import ExitCode, UserError, worst
+from gitops_ml.git import locked
 from gitops_ml.ledger import attempt_path
 from gitops_ml.outputs import made_record
 from gitops_ml.planning import Trial
@@ -33,6 +34,7 @@ from gitops_ml.records import (
 from gitops_ml.storage.base import Storage
 
 LOG_TAIL_BYTES = 4096
+_COLLECT_LIMIT_S = 3600.0
 _POLL_MIN_S, _POLL_MAX_S, _POLL_SHARE = 0.05, 1.0, 0.05
 
 
@@ -285,16 +287,19 @@ class _Execution:
     def _keep_record(self, job: _Job, status: JobStatus) -> Record:
         trial = job.trial
         folder = self._ports.scratch / trial.key
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            job.backend.collect(trial.key, folder)
-            number = 1 + max((a.number for a in self._attempts(trial.key)), default=0)
-            attempt = self._attempt(job, status, number, "")
-            record, files = made_record(trial, attempt, folder, self._ports.storage)
-            self._ports.results.keep(files)
-            self._ports.on_outputs(record, folder)
-        finally:
+        self._ports.scratch.mkdir(parents=True, exist_ok=True)
+        # Another run that is attached to the same job collects it too, into the same folder.
+        with locked(folder.with_suffix(".lock"), limit_s=_COLLECT_LIMIT_S):
             shutil.rmtree(folder, ignore_errors=True)
+            try:
+                job.backend.collect(trial.key, folder)
+                number = 1 + max((a.number for a in self._attempts(trial.key)), default=0)
+                attempt = self._attempt(job, status, number, "")
+                record, files = made_record(trial, attempt, folder, self._ports.storage)
+                self._ports.results.keep(files)
+                self._ports.on_outputs(record, folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
         return record
 
     def _keep_failure(self, job: _Job, status: JobStatus) -> Attempt:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -221,6 +222,30 @@ def test_execute__job_of_another_process__is_attached_to(here: Here, tmp_path: P
     assert summary.exit_code is ExitCode.OK
     assert here.kinds(of) == [EventKind.ATTACHED, EventKind.SUCCEEDED]
     assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_execute__two_collect_the_same_job__each_reads_it_whole(here: Here) -> None:
+    of = trial(WRITES, metrics=METRICS)
+    here.submit(of)
+    other = Here(here.state)
+    second: list[Summary] = []
+    beside = threading.Thread(target=lambda: second.append(other.execute(of)))
+
+    class Meeting(LocalBackend):
+        def collect(self, key: str, into: Path) -> None:
+            super().collect(key, into)
+            beside.start()
+            beside.join(timeout=0.3)  # long enough to collect too, were it let in
+
+    here.backend = Meeting(
+        Context(state=here.state, settings={"grace_s": 0.3}, environ=ENVIRON, now=lambda: datetime.now(UTC))
+    )
+
+    first = here.execute(of)
+    beside.join(timeout=30)
+
+    assert [record.problems for summary in (first, *second) for record in summary.records] == [(), ()]
+    assert [(scalar.name, scalar.value) for scalar in here.kept.record(of).scalars] == [("accuracy", 0.5)]
 
 
 def test_execute__detached__is_collected_by_the_next(here: Here, tmp_path: Path) -> None:
