@@ -1,7 +1,9 @@
 """argv -> command -> exit code; the one place that catches ``UserError``."""
 
 import argparse
+import codecs
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -10,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from gitops_ml import __version__
 from gitops_ml.errors import ExitCode, UserError
@@ -57,15 +60,14 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str], tools: Tools) -> int:
     """Run one command line and return its exit code."""
-    named = next((word for word in argv if word in COMMANDS), None)
+    named = _command(argv)
+    if named is not None and named not in COMMANDS:
+        from gitops_ml.schema import nearest
+
+        tools.note(f"no command is called `{named}`{nearest(named, COMMANDS) or '; known are: ' + ', '.join(COMMANDS)}")
+        return ExitCode.USAGE
     try:
-        args = parser(named).parse_args(argv)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
-        tools.cwd = (tools.cwd / args.cwd).resolve()
-        with contextlib.closing(tools):
-            return int(args.run(args, tools))
+        return _carry_out(named, argv, tools)
     except UserError as error:
         tools.note(str(error))
         return error.exit_code
@@ -74,20 +76,98 @@ def main(argv: Sequence[str], tools: Tools) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(tools.out)
         return ExitCode.OK
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            return _bug(tools)
+        _discard(tools.out)
+        tools.note(_machine_said(error))
+        return ExitCode.USAGE
     except Exception:  # noqa: BLE001 a bug of ours: say so, with all that a report needs
-        tools.note(
-            f"{traceback.format_exc()}\nThis is a bug in gitops-ml {__version__} "
-            f"(Python {platform.python_version()}, {platform.platform()}). Please report it with the text above."
-        )
-        return ExitCode.BUG
+        return _bug(tools)
 
 
 def entry_point() -> None:
     """``gitops-ml`` on the command line."""
-    # A terminal of another encoding shows a name's odd characters as escapes; it stops nothing.
+    codecs.register_error(_SPELT_OUT, _spelt_out)
     for stream in (sys.stdout, sys.stderr):
+        # There is no stream when it was closed; a test's may be of another kind.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:], Tools(cwd=Path.cwd(), environ=os.environ)))
+            stream.reconfigure(errors=_SPELT_OUT)
+    try:
+        cwd = Path.cwd()
+    except FileNotFoundError:
+        print("the folder that this was started in is gone; change to one that is there", file=sys.stderr)
+        sys.exit(ExitCode.USAGE)
+    sys.exit(main(sys.argv[1:], Tools(cwd=cwd, environ=os.environ)))
+
+
+def _carry_out(named: str | None, argv: Sequence[str], tools: Tools) -> int:
+    try:
+        args = parser(named).parse_args(argv)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    else:
+        tools.cwd = (tools.cwd / args.cwd).resolve()
+        with contextlib.closing(tools):
+            code = int(args.run(args, tools))
+    if tools.out is not None:  # closed by whoever started us
+        tools.out.flush()
+    return code
+
+
+def _command(argv: Sequence[str]) -> str | None:
+    """Return the word that names the command."""
+    words = iter(argv)
+    for word in words:
+        if word == "-C":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
+# What the machine refuses, whatever we do: no place, no right, no working disk, too many open files.
+_OF_THE_MACHINE = {
+    errno.EACCES: "change its rights, or work where you may write",
+    errno.EPERM: "change its rights, or work where you may write",
+    errno.EROFS: "results are kept in `.gitops-ml` at the repository's root: work in a clone that can be written to",
+    errno.ENOSPC: "free some space and run it again",
+    errno.EDQUOT: "free some space and run it again",
+    errno.EFBIG: "raise the limit and run it again",
+    errno.EIO: "look at the disk, then run it again",
+    errno.EMFILE: "raise the limit (`ulimit -n`) and run it again",
+    errno.ENFILE: "end other programs and run it again",
+}
+
+
+def _machine_said(error: OSError) -> str:
+    place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{place}{error.strerror}; {_OF_THE_MACHINE[error.errno or 0]}"
+
+
+def _bug(tools: Tools) -> ExitCode:
+    tools.note(
+        f"{traceback.format_exc()}\nThis is a bug in gitops-ml {__version__} "
+        f"(Python {platform.python_version()}, {platform.platform()}). Please report it with the text above."
+    )
+    return ExitCode.BUG
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is still to be written go nowhere: Python would try again at its end, and complain."""
+    with contextlib.suppress(OSError):  # no file is behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+_SPELT_OUT = "gitops-ml.spelt-out"
+_PLAIN = {"→": "->", "←": "<-", "−": "-", "–": "-", "—": "-", "±": "+-", "×": "x", "…": "...", "↑": "^", "↓": "v"}
+
+
+def _spelt_out(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write what the terminal's encoding lacks so that nothing is lost: a minus sign most of all."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text), error.end

@@ -1,5 +1,6 @@
 """argv to exit code, over commands that are made here."""
 
+import errno
 import io
 import os
 import subprocess
@@ -80,9 +81,69 @@ def test_main__bug__traceback_and_where_to_report(tmp_path, command) -> None:
     assert f"This is a bug in gitops-ml {main_module.__version__}" in said
 
 
-def test_main__unknown_command__usage(tmp_path, capsys) -> None:
-    assert main(["trian"], tools(tmp_path)) == ExitCode.USAGE
-    assert "invalid choice: 'trian'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space and run it again"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/.gitops-ml"),
+            "/x/.gitops-ml: Permission denied; change its rights, or work where you may write",
+        ),
+    ],
+)
+def test_main__machine_refuses__what_and_where_without_traceback(tmp_path, command, error, said) -> None:
+    surroundings = tools(tmp_path)
+
+    assert main([command(raising(error))], surroundings) == ExitCode.USAGE
+    assert surroundings.err.getvalue() == f"{said}\n"
+
+
+def test_main__file_not_found__is_our_bug(tmp_path, command) -> None:
+    assert main([command(raising(FileNotFoundError(errno.ENOENT, "No such file")))], tools(tmp_path)) == ExitCode.BUG
+
+
+def test_main__output_cannot_be_written__says_so(tmp_path, command) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    surroundings = tools(tmp_path)
+    surroundings.out = Full()
+
+    assert main([command(lambda: 0)], surroundings) == ExitCode.USAGE
+    assert "No space left on device" in surroundings.err.getvalue()
+
+
+def test_main__folder_named_like_a_command__is_a_folder(tmp_path, command) -> None:
+    (tmp_path / "run").mkdir()
+
+    assert main(["-C", "run", command(lambda: 0)], tools(tmp_path)) == ExitCode.OK
+
+
+def test_main__unknown_command__usage(tmp_path) -> None:
+    surroundings = tools(tmp_path)
+
+    assert main(["valdate"], surroundings) == ExitCode.USAGE
+    assert surroundings.err.getvalue() == "no command is called `valdate`; did you mean `validate`?\n"
+
+
+def test_main__encoding_without_the_characters__loses_no_sign(tmp_path) -> None:
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "a\u22121 \u4e2d.yaml").write_text("", encoding="utf-8")
+    command = [sys.executable, "-m", "gitops_ml", "validate"]
+
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": _root(), "PYTHONIOENCODING": "ascii"},
+        timeout=30,
+    )
+
+    assert done.stdout.startswith(rb"experiments/a-1 \u4e2d.yaml:1:1: ")
+    assert done.returncode == ExitCode.FINDINGS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
