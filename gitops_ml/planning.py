@@ -328,9 +328,12 @@ def side_trials(
     """
     code = code_files(experiment, tree, specs)
     if not code:
-        raise UserError(
-            f"{experiment.path}: no file of {_name(tree.version)} is part of the code; `code.include` selects nothing"
+        reason = (
+            "only what git tracks is: `git add` the training's files, or name them in `code.include`"
+            if experiment.code.include is None
+            else f"`code.include` selects nothing: {', '.join(experiment.code.include)}"
         )
+        raise UserError(f"{experiment.path}: no file of {_name(tree.version)} is part of the code; {reason}")
     named = [
         *environment_files(experiment, tree),
         *(f for d in experiment.data for f in data_files(d, experiment, tree)),

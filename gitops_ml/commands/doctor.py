@@ -82,6 +82,11 @@ def _checks(part: str, ask: Callable[[], Iterator[Check]]) -> list[Check]:
         found.extend(ask())
     except UserError as error:
         found.append(Check(subject=part, ok=False, found=str(error)))
+    except OSError as error:  # a folder that cannot be written to is what it is asked to find
+        place = f"{error.filename}: " if error.filename else ""
+        found.append(
+            Check(subject=part, ok=False, found=f"{place}{error.strerror}", fix="make it readable and writable")
+        )
     return found
 
 

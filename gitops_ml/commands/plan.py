@@ -4,12 +4,16 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping
 
-from gitops_ml import planning
+from gitops_ml import planning, wording
 from gitops_ml.baselines import Planner, Wish
 from gitops_ml.errors import ExitCode, UserError
-from gitops_ml.planning import Estimate, Plan, PlannedTrial, Situation, Trial
+from gitops_ml.globs import compiled
+from gitops_ml.planning import Estimate, Plan, PlannedTrial, Situation, Tree, TreeFile, Trial
 from gitops_ml.spec import Experiment, Value
 from gitops_ml.tools import Tools
+
+_NAMES = 5
+"""How many untracked files are named."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +54,26 @@ def plan_for(args: argparse.Namespace, tools: Tools) -> Plan:
     return planner.plan(Wish(head=args.head, base=args.base, names=tuple(args.experiments)))
 
 
+def note_untracked(plan: Plan, tools: Tools) -> None:
+    """Say which files of the work tree its trainings will not find, because git does not know of them yet."""
+    trials = [planned.trial for planned in plan.to_run() if planned.trial.version == plan.head]
+    experiments = {t.experiment.path: t.experiment for t in trials if t.experiment.code.include is None}
+    if not experiments:
+        return
+    known = {file.path for trial in trials for file in trial.files} | {e.experiment.path for e in plan.experiments}
+    files = {path: TreeFile(path, "100644", "") for path in tools.repository.untracked() if path not in known}
+    tree = Tree(version=plan.head, files=files, read=lambda _: b"")
+    names: set[str] = set()
+    for experiment in experiments.values():
+        outputs = compiled(tuple(planning.inside(read.path, experiment.workdir) for read in experiment.metrics.read))
+        code = (file.path for file in planning.code_files(experiment, tree, ()))
+        names |= {path for path in code if not outputs(path) and "__pycache__/" not in path}
+    if names:
+        some = ", ".join(wording.clean(name) for name in sorted(names)[:_NAMES])
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        tools.note(f"note: not part of the code, since git does not know of it: {some}{more}; `git add` what is needed")
+
+
 def estimate(trial: Trial, tools: Tools) -> Estimate:
     """Ask the trial's backend what it may cost."""
     return tools.backend(trial.experiment.backend or tools.project.backend).estimate(trial)
@@ -69,6 +93,8 @@ def winner(experiment: Experiment, planned: Iterable[PlannedTrial], tools: Tools
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Print the plan."""
     plan = plan_for(args, tools)
+    if args.head is None:
+        note_untracked(plan, tools)
     if args.explain:
         tools.say(explanation(args.explain, plan, tools))
     elif args.format == "json":

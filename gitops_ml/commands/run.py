@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gitops_ml import ci
 from gitops_ml.backends.base import Backend
-from gitops_ml.commands.plan import add_plan_arguments, plan_for
+from gitops_ml.commands.plan import add_plan_arguments, note_untracked, plan_for
 from gitops_ml.errors import NotSupportedError, worst
 from gitops_ml.execution import Ports, Summary, execute
 from gitops_ml.planning import Plan, Trial
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
             if not done:
                 tools.say(_nothing(plan))
             break
+        if args.head is None and not done:
+            note_untracked(plan, tools)
         done |= {trial.key for trial in trials}
         summary = carry_out(trials, args, tools)
         codes.append(summary.exit_code)

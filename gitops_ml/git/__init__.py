@@ -254,6 +254,11 @@ class Repository:
             return None
         return self._listed(Version(commit=status.commit, tree=tree, label="work tree", dirty=True))
 
+    def untracked(self) -> tuple[str, ...]:
+        """Return the files of the work tree that git neither tracks nor ignores."""
+        listed = self._read_git(["ls-files", "--others", "--exclude-standard", "--full-name", "-z"]).stdout
+        return tuple(os.fsdecode(name) for name in listed.split(b"\0") if name)
+
     def blobs(self, oids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Yield (object id, bytes) in the order asked, through one ``cat-file --batch``."""
         for oid in oids:

@@ -193,8 +193,15 @@ def test_side_trials__include_selects_nothing__says_so() -> None:
         keys(experiment(code=Code(include=("lib/**",))))
 
     assert str(caught.value) == (
-        "experiment.yaml: no file of commit cccccccccccc is part of the code; `code.include` selects nothing"
+        "experiment.yaml: no file of commit cccccccccccc is part of the code; `code.include` selects nothing: lib/**"
     )
+
+
+def test_side_trials__nothing_tracked__says_what_to_do() -> None:
+    with pytest.raises(UserError) as caught:
+        keys(experiment(code=Code(exclude=("**",))))
+
+    assert "only what git tracks is: `git add` the training's files" in str(caught.value)
 
 
 def test_side_trials__bundle_files__code_environment_and_data_once() -> None:

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 
@@ -89,6 +90,18 @@ def test_doctor__everything_set__nothing_to_mend(job):
 
     assert job.out.getvalue().endswith("nothing to mend\n")
     assert main(["doctor"], job) == ExitCode.OK
+
+
+def test_doctor__read_only_folder__is_a_finding_and_the_rest_is_looked_at(job):
+    def refuse(remote):
+        raise OSError(errno.EROFS, "Read-only file system", "/x/.gitops-ml")
+
+    job.repository.remote_url = refuse
+    code, checks = found(job)
+
+    assert code == ExitCode.USAGE
+    assert checks["project"]["found"] == "/x/.gitops-ml: Read-only file system"
+    assert "python3" in checks
 
 
 def test_doctor__changes_nothing(job):
