@@ -9,6 +9,7 @@ from typing import TextIO
 from gitops_ml.backends.base import JobState, JobStatus
 from gitops_ml.execution import Event, EventKind
 from gitops_ml.planning import Trial
+from gitops_ml.records import Outcome
 from gitops_ml.spec import Value
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -47,6 +48,7 @@ class Progress:
         self._stream = stream
         self._names = {trial.key: shown(trial) for trial in trials}
         self._width = max(map(len, self._names.values()), default=0)
+        self._followed = logs
         self._prefix = logs and len(trials) > 1
         self._live = stream.isatty() and environ.get("TERM") != "dumb"
         self._folds = environ.get("GITHUB_ACTIONS") == "true"
@@ -66,7 +68,9 @@ class Progress:
         if event.kind in (EventKind.SUCCEEDED, EventKind.FAILED, EventKind.REFUSED):
             self._lines.pop(key, None)
             self._print(self._line(key, _ended(event)))
-            if event.attempt is not None and event.attempt.log_tail:
+            # What was shown line by line is not shown twice, and who cancelled a training knows why it ended.
+            attempt = event.attempt
+            if attempt is not None and attempt.log_tail and not self._followed and attempt.outcome != Outcome.CANCELLED:
                 self._tail(event)
             return
         words = _going_on(event)

@@ -33,12 +33,12 @@ def line(text: str) -> Event:
     return Event(kind=EventKind.LINE, trial=TRIAL, text=text)
 
 
-def failure(log_tail: str) -> Event:
+def failure(log_tail: str, outcome: Outcome = Outcome.FAILED) -> Event:
     attempt = Attempt(
         key=TRIAL.key,
         number=1,
         experiment="digits",
-        outcome=Outcome.FAILED,
+        outcome=outcome,
         reason="the training exited with code 1",
         exit_code=1,
         backend="local",
@@ -78,6 +78,22 @@ def test_plain__waiting__is_said_at_once() -> None:
     progress(event(EventKind.CHANGED, JobState.WAITING))
 
     assert stream.getvalue() == "digits seed 0  started\ndigits seed 0  waiting\n"
+
+
+def test_followed__failure__is_not_shown_twice() -> None:
+    stream = io.StringIO()
+
+    Progress(stream, [TRIAL], {}, logs=True)(failure("boom"))
+
+    assert stream.getvalue() == "digits seed 0  failed: the training exited with code 1\n"
+
+
+def test_plain__cancelled__leaves_the_log_out() -> None:
+    stream = io.StringIO()
+
+    Progress(stream, [TRIAL], {})(failure("step 1", Outcome.CANCELLED))
+
+    assert "step 1" not in stream.getvalue()
 
 
 def test_github__failure__folds_the_log_and_gives_no_command() -> None:
