@@ -103,7 +103,7 @@ _GITHUB = f"""\
 name: gitops-ml
 on:
   push:
-    branches: [main]
+    branches: [main, master]
   pull_request:
     types: [opened, synchronize, reopened, ready_for_review, labeled, closed]
   issue_comment: # zizmor: ignore[dangerous-triggers] the change is never checked out, and its author is no approver

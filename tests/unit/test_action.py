@@ -205,6 +205,13 @@ def test_lock__everything_that_is_needed__with_hashes_and_fitting_versions():
         assert all(requirement.specifier.contains(version) for version in locked[requirement.name.lower()])
 
 
+def test_own_experiment__is_the_example_below_another_folder():
+    own = yaml.safe_load((TOP / "experiments/digits.yaml").read_text(encoding="utf-8"))
+    example = yaml.safe_load((TOP / "examples/digits/experiment.yaml").read_text(encoding="utf-8"))
+
+    assert own == example | {"workdir": "examples/digits"}
+
+
 # By run
 
 HOSTILE = "a b'\"; touch pwned; $(touch pwned) `touch pwned` ${HOME}\n--job=all"
