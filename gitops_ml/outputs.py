@@ -12,6 +12,7 @@ from gitops_ml.planning import Trial
 from gitops_ml.readers.base import merge, read_outputs
 from gitops_ml.records import (
     FILE_LIMIT_BYTES,
+    NOT_WRITTEN,
     Attempt,
     Problem,
     Record,
@@ -89,8 +90,7 @@ def collected(trial: Trial, folder: Path) -> Collected:
     written = ", ".join(found[:20]) or "no metrics at all"
     files = ", ".join(reading.file for reading in readings)
     problems += tuple(
-        Problem(file=files, where=name, message=f"the tracked metric was not written; the files hold: {written}")
-        for name in missing
+        Problem(file=files, where=name, message=f"{NOT_WRITTEN}; the files hold: {written}") for name in missing
     )
     ignored = tuple(f"{reading.file}: {words}" for reading in readings for words in reading.ignored)
     return Collected(scalars=scalars, series=series, problems=problems, ignored=ignored)

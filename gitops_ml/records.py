@@ -20,6 +20,9 @@ RECORD_SCHEMA = "gitops-ml/record/v1"
 ATTEMPT_SCHEMA = "gitops-ml/attempt/v1"
 """Names of the JSON forms. A file with a higher version is read as far as it is understood, and never rewritten."""
 
+NOT_WRITTEN = "the tracked metric was not written"
+"""How the problem begins that stands for a tracked metric which no file has."""
+
 FILE_LIMIT_BYTES = 1 << 20
 """Files over this do not go to git."""
 
@@ -229,7 +232,8 @@ class BaselineChoice:
     version: Version | None
     ref: str
     chosen: str
-    """``merge-base``, ``tip``, ``first parent``, ``before the push``, ``HEAD``, ``given``, ``ancestor`` or ``none``."""
+    """``merge-base``, ``tip``, ``first parent``, ``before the push``, ``HEAD``, ``given``, ``ancestor``, ``none``
+    (there is nothing before head) or ``not found``."""
     behind: int | None = None
     """Commits between it and the ref's tip; None: not known."""
     note: str = ""

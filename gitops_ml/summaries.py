@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 
-from gitops_ml.records import Record, Scalar, Series, SeriesRange
+from gitops_ml.records import NOT_WRITTEN, Record, Scalar, Series, SeriesRange
 from gitops_ml.spec import Goal, SummaryKind, Track
 
 
@@ -16,6 +17,14 @@ class Unusable:
     invalid: bool = False
 
 
+# What a reader says of one metric and yet uses it: it takes nothing from its values. Anything else said of a metric
+# (a text among its numbers, two values of which one was taken) makes it invalid; NaN is judged by the summary.
+_HARMLESS = re.compile(
+    r"steps go back |is not in every row|has no number in some rows|the name is not valid Unicode|is -?(nan|inf)$"
+    r"|[0-9,]+ of [0-9,]+ values are not finite|is .* there, and its table ends with |`.*: the same name in "
+)
+
+
 class Metrics:
     """A record's metrics by name, looked up many times."""
 
@@ -25,16 +34,30 @@ class Metrics:
         self.ranges: Mapping[str, SeriesRange] = {one.name: one for one in record.ranges}
         self.decimated = record.decimated
         names = self.series.keys() | self.scalars.keys() | self.ranges.keys()
-        # A fault that names a metric concerns that one alone; any other (a torn tail, no JSON) may have cost
-        # any metric its last value.
-        self.fault = next(
-            (
-                f"{problem.file}{f' {problem.where}' if problem.where else ''}: {problem.message}"
-                for problem in record.problems
-                if problem.where not in names
-            ),
-            None,
-        )
+        # A name that stands in several files is known as `file:name`.
+        bare = {name.partition(":")[2] for name in names} if record.problems else frozenset()
+        self._absent = {p.where: p.message for p in record.problems if p.message.startswith(NOT_WRITTEN)}
+        self._about: dict[str, str] = {}
+        self.fault: str | None = None
+        for problem in record.problems:
+            if problem.where in names or problem.where in bare:
+                if not _HARMLESS.match(problem.message):
+                    self._about.setdefault(problem.where, problem.message)
+                    self._about.setdefault(f"{problem.file}:{problem.where}", problem.message)
+            elif self.fault is None and problem.where not in self._absent:
+                # It names no metric (a torn tail, no JSON), so it may have cost any its last value.
+                where = f" {problem.where}" if problem.where else ""
+                self.fault = f"{problem.file}{where}: {problem.message}"
+
+    def unusable(self, name: str) -> Unusable | None:
+        """Return why the metric's value is not to be had or not to be trusted, as far as its files say."""
+        if self.fault is not None:
+            return Unusable(f"cannot be trusted: {self.fault}", invalid=True)
+        if name in self._absent:
+            return Unusable(f"has no value: {self._absent[name]}")
+        if name in self._about and (name in self.series or name in self.scalars or name in self.ranges):
+            return Unusable(f"cannot be trusted: it {self._about[name]}", invalid=True)
+        return None
 
     def count(self, name: str) -> int | None:
         """Return how many test examples a final value was taken over, if its file says so."""
@@ -53,6 +76,8 @@ def summary_value(track: Track, metrics: Metrics, tracks: Sequence[Track] = ()) 
         metrics: what the trial left.
         tracks: all tracked metrics; ``{at: best, of: NAME}`` takes its goal from there.
     """
+    if (reason := metrics.unusable(track.name)) is not None:
+        return reason
     series = metrics.series.get(track.name)
     if series is None:
         known = metrics.ranges.get(track.name)
@@ -79,6 +104,8 @@ def summary_value(track: Track, metrics: Metrics, tracks: Sequence[Track] = ()) 
 def _value_at(track: Track, series: Series, metrics: Metrics, tracks: Sequence[Track]) -> float | Unusable:
     name = track.summary.of or ""
     kind = track.summary.at or SummaryKind.BEST
+    if (reason := metrics.unusable(name)) is not None:
+        return dataclasses.replace(reason, text=f"cannot be taken at the {kind} of `{name}`, which {reason.text}")
     other = metrics.series.get(name)
     if other is None:
         return Unusable(f"has no value: `{name}`, at whose {kind} it is taken, has no series")

@@ -1,11 +1,13 @@
 """One value per metric from what a trial left."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from gitops_ml.records import Problem, Record, Scalar, SeriesRange
-from gitops_ml.spec import Goal, Summary, SummaryKind, Track
+from gitops_ml.readers.base import merge, read_outputs
+from gitops_ml.records import NOT_WRITTEN, Problem, Record, Scalar, SeriesRange
+from gitops_ml.spec import Goal, Read, Summary, SummaryKind, Track
 from gitops_ml.summaries import Metrics, Unusable, summary_value
 from tests.fakes import runs
 
@@ -165,3 +167,52 @@ def test_metrics__problems__only_those_of_no_metric_are_faults() -> None:
 def test_metrics__two_kinds_of_one_name__series_counts() -> None:
     made = record(series=[runs.series("acc", 0.1, 0.2)], scalars=(Scalar(name="acc", value=9.0),))
     assert summary_value(track(), Metrics(made)) == 0.2
+
+
+def test_summary_value__tracked_metric_was_not_written__missing_and_the_others_count() -> None:
+    absent = Problem(file="m.json", where="f1", message=f"{NOT_WRITTEN}; the files hold: acc")
+    metrics = Metrics(record(values={"acc": 0.9}, problems=(absent,)))
+
+    assert summary_value(track(), metrics) == 0.9
+    assert summary_value(Track(name="f1"), metrics) == Unusable(
+        "has no value: the tracked metric was not written; the files hold: acc"
+    )
+
+
+def test_summary_value__name_in_two_files__concerns_no_other_and_not_the_qualified_one() -> None:
+    twice = Problem(
+        file="a.json", where="epoch", message="`epoch`: the same name in a.json, b.json; write `a.json:epoch`"
+    )
+    metrics = Metrics(record(values={"acc": 0.9, "a.json:epoch": 3, "b.json:epoch": 4}, problems=(twice,)))
+
+    assert metrics.fault is None
+    assert summary_value(track(), metrics) == 0.9
+    assert summary_value(Track(name="a.json:epoch"), metrics) == 3
+
+
+@pytest.mark.parametrize("name", ["acc", "m.csv:acc"])
+def test_summary_value__text_among_its_numbers__is_invalid(name: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("step,acc,loss\n0,0.9,0.1\n1,diverged,0.2\n")
+    _, written, problems = merge(read_outputs(tmp_path, [Read(path="m.csv")]), {name})
+    metrics = Metrics(record(series=written, problems=problems))
+    found = summary_value(Track(name=name), metrics)
+
+    assert isinstance(found, Unusable)
+    assert found.invalid
+    assert found.text.startswith("cannot be trusted: it is no number in 1 rows, the first is `diverged`")
+    assert summary_value(Track(name="loss"), metrics) == 0.2
+
+
+def test_summary_value__steps_go_back_after_a_restart__counts(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("step,acc\n0,0.7\n1,0.8\n1,0.9\n0,0.6\n1,0.95\n")
+    _, written, problems = merge(read_outputs(tmp_path, [Read(path="m.csv")]))
+
+    assert [problem.where for problem in problems] == ["acc"]
+    assert summary_value(track(), Metrics(record(series=written, problems=problems))) == 0.95
+
+
+def test_summary_value__torn_file__no_value_of_it_counts() -> None:
+    torn = Problem(file="m.csv", where="line 12", message="is cut off")
+    found = summary_value(track(), Metrics(record(values={"acc": 1.0}, problems=(torn,))))
+
+    assert found == Unusable("cannot be trusted: m.csv line 12: is cut off", invalid=True)
