@@ -216,11 +216,11 @@ class Planner:
             return self._chosen(before, ref, chosen), True
         if tip is None:
             note = f"there is no branch or commit `{ref}` here; `baseline.ref` names it"
-            return BaselineChoice(version=None, ref=ref, chosen="none", note=note), False
+            return BaselineChoice(version=None, ref=ref, chosen="not found", note=note), False
         base = tip if at is At.TIP else repository.merge_base(head.commit, tip)
         if base is None:
             note = f"head and {ref} have no commit in common"
-            return BaselineChoice(version=None, ref=ref, chosen="none", note=note), False
+            return BaselineChoice(version=None, ref=ref, chosen="not found", note=note), False
         choice = self._chosen(base, ref, "tip" if at is At.TIP else "merge-base")
         return dataclasses.replace(choice, behind=repository.behind(base, tip)), False
 

@@ -375,7 +375,7 @@ def _setting(
         baseline=reason,
         new=entry.relation is Relation.NEW,
         missing=experiment.baseline.missing,
-        first=entry.base_experiment is None,
+        first=entry.baseline.chosen == "none",
         incomparable=_incomparable(entry, tracks, head, base),
     )
 
@@ -398,6 +398,9 @@ def _incomparable(
     one, two = base[0].trial, head[0].trial
     if one.evaluation is not None and two.evaluation is not None and one.evaluation != two.evaluation:
         reasons[""] = "the declared evaluation code changed"
+    elif one.evaluation is not None and two.evaluation is None:
+        # Otherwise a change could edit the evaluation and take the declaration away with it.
+        reasons[""] = "the evaluation code is no longer declared, so it is not known whether it changed"
     evaluating = sorted({data.name for e in (entry.experiment, other) for data in e.data if data.role is Role.EVAL})
     pins, old_pins = dict(two.document["data"]), dict(one.document["data"])
     changed = [f"`{name}`" for name in evaluating if pins.get(name) != old_pins.get(name)]
@@ -541,8 +544,6 @@ def _value(track: Track, run: _Run, tracks: Sequence[Track]) -> float | Unusable
             last = run.failed[-1]
             return Unusable(f"has no value: the trial {str(last.outcome).replace('_', ' ')}, {last.reason}")
         return Unusable("has no value: the trial was not run")
-    if run.metrics.fault is not None:
-        return Unusable(f"cannot be trusted: {run.metrics.fault}", invalid=True)
     return summary_value(track, run.metrics, tracks)
 
 
@@ -635,8 +636,8 @@ def _notes(entry: ExperimentPlan, head: Sequence[_Run], base: Sequence[_Run], de
     if all(machines) and machines[0] != machines[1]:
         notes.append(f"the sides ran on different hardware: {_listed(machines[0])} and now {_listed(machines[1])}")
     other = entry.base_experiment
-    if other is not None and bool(other.metrics.evaluation) != bool(entry.experiment.metrics.evaluation):
-        notes.append("only one side declares its evaluation code, so it is not known whether that changed")
+    if other is not None and entry.experiment.metrics.evaluation and not other.metrics.evaluation:
+        notes.append("the baseline does not declare its evaluation code, so it is not known whether that changed")
     repeated = sorted({run.trial.seed for run in (*head, *base) if run.earlier})
     if repeated:
         seeds = f"seed{'s' if len(repeated) > 1 else ''} {', '.join(map(str, repeated))}"

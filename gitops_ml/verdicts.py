@@ -124,7 +124,7 @@ class Setting:
     """The baseline commit does not have the experiment (or the point): only a floor can fail it."""
     missing: Missing = Missing.RUN
     first: bool = False
-    """There is no baseline commit at all, so none of its trials could have been run."""
+    """There is nothing before head at all; not: a baseline that was not found or cannot be read."""
     incomparable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Why versions cannot be compared, by metric; "" for all."""
     head_best_of: int = 1
@@ -470,6 +470,10 @@ def _gated(metric: MetricComparison, setting: Setting) -> MetricComparison:
         if metric.head.mean is None:
             result = GateResult.FAIL
             reasons.append(f"has no value to hold against its floor of {track.floor:g}")
+        elif metric.head.n < len(metric.head.samples):
+            # The seeds that are left may well be the ones that went well.
+            result = GateResult.FAIL
+            reasons.append(f"lacks a value on some seed, so it does not hold its floor of {track.floor:g}")
         elif _beyond(metric, track.floor):
             result = GateResult.FAIL
             side = "below" if track.goal is Goal.MAXIMIZE else "above"

@@ -174,6 +174,25 @@ def test_plan__detached_at_mains_tip__first_parent(repository):
     assert chosen(plan(repository)) == (first, "first parent", None)
 
 
+def test_plan__no_common_commit__not_found_and_says_so(repository):
+    git(repository, "switch", "-q", "--orphan", "other")
+    commit(repository, {"experiment.yaml": SPEC, "train.py": "2"})
+
+    made = plan(repository)
+
+    assert chosen(made) == (None, "not found", None)
+    assert made.baseline.note == "head and main have no commit in common"
+
+
+def test_plan__unknown_ref__not_found_and_says_so(repository):
+    branch_with(repository, {"experiment.yaml": f"{SPEC}baseline: {{ref: mian}}\n"})
+
+    made = plan(repository)
+
+    assert chosen(made) == (None, "not found", None)
+    assert made.baseline.note == "there is no branch or commit `mian` here; `baseline.ref` names it"
+
+
 def test_plan__detached_on_a_branchs_commit__merge_base(repository):
     base = git(repository, "rev-parse", "HEAD")
     branch_with(repository, {"train.py": "2"})

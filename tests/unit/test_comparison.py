@@ -130,6 +130,21 @@ def test_compare__no_baseline_commit__warns_with_the_reason() -> None:
     assert comparison.metrics[0].reasons == ("this is the first commit of main",)
 
 
+def test_compare__baseline_not_found__fails_where_a_first_commit_warns() -> None:
+    choice = BaselineChoice(
+        version=None, ref="mian", chosen="not found", note="there is no branch or commit `mian` here"
+    )
+    comparison = of(World(SPEC, relation=Relation.NO_BASELINE, baseline=choice).fill("acc", [], BASE))
+
+    assert (comparison.metrics[0].verdict, comparison.gate) == (Verdict.NO_BASELINE, GateResult.FAIL)
+
+
+def test_compare__spec_of_the_baseline_not_valid__fails() -> None:
+    comparison = of(World(SPEC, relation=Relation.NO_BASELINE).fill("acc", [], BASE))
+
+    assert (comparison.metrics[0].verdict, comparison.gate) == (Verdict.NO_BASELINE, GateResult.FAIL)
+
+
 # Comparability
 
 
@@ -162,6 +177,29 @@ def test_compare__changed_evaluation_code__is_not_comparable() -> None:
     world.add("head", {"acc": 0.9}, evaluation="two")
 
     assert of(world).metrics[0].reasons == ("the declared evaluation code changed",)
+
+
+def test_compare__evaluation_code_no_longer_declared__is_not_comparable() -> None:
+    world = World(SPEC)
+    world.add("base", {"acc": 0.9}, evaluation="one")
+    world.add("head", {"acc": 0.9})
+    comparison = of(world)
+
+    assert (comparison.metrics[0].verdict, comparison.gate) == (Verdict.NOT_COMPARABLE, GateResult.FAIL)
+    assert comparison.metrics[0].reasons == (
+        "the evaluation code is no longer declared, so it is not known whether it changed",
+    )
+
+
+def test_compare__evaluation_code_declared_anew__is_noted() -> None:
+    spec = dataclasses.replace(SPEC, metrics=Metrics(track=(TRACK,), evaluation=("eval.py",)))
+    world = World(spec, base_spec=SPEC)
+    world.add("base", {"acc": 0.9})
+    world.add("head", {"acc": 0.9}, evaluation="one")
+
+    assert of(world).notes == (
+        "the baseline does not declare its evaluation code, so it is not known whether that changed",
+    )
 
 
 @pytest.mark.parametrize(

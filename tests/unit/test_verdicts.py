@@ -348,6 +348,14 @@ def test_judge__floor_without_a_value__fails_closed() -> None:
     assert found.reasons[-1] == "has no value to hold against its floor of 0.9"
 
 
+@pytest.mark.parametrize("gate", [Gate.OFF, Gate.WARN])
+def test_judge__floor_and_a_seed_without_a_value__fails_closed(gate: Gate) -> None:
+    found = verdict(BASE, [0.95, None, 0.96], dataclasses.replace(TRACK, gate=gate, floor=0.9))
+
+    assert (found.verdict, found.gate) == (Verdict.MISSING, GateResult.FAIL)
+    assert found.reasons[-1] == "lacks a value on some seed, so it does not hold its floor of 0.9"
+
+
 # Acknowledgements
 
 ACCEPTED = Acknowledgement(
