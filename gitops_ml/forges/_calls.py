@@ -79,7 +79,10 @@ class Patience:
 
 def said(answer: object, *, secret: str) -> str:
     """Return a service's own words for an error message: one short line, no control characters, never the secret."""
-    words = answer.get("message") or answer.get("error") if isinstance(answer, Mapping) else answer
+    words = answer
+    if isinstance(answer, Mapping):
+        # GitLab's `message` may itself be a mapping, of fields to what is wrong with them.
+        words = answer.get("message") or answer.get("error") or dict(answer)
     text = str(words or "no reason given")
     if secret:
         text = text.replace(secret, "***")

@@ -155,12 +155,15 @@ class GithubApi:
     def _followed(self, headers: Mapping[str, Any], *, doing: str) -> str:
         """Return where a redirect leads, as a path on the same server."""
         target = str(headers.get("location", ""))
-        if urlsplit(target)[:2] != urlsplit(self._api_url)[:2]:
+        ours, theirs = urlsplit(self._api_url), urlsplit(target)
+        if theirs[:2] != ours[:2]:
             elsewhere = said(urlsplit(target).netloc or "nowhere", secret=self._token)
             raise ServiceError(
                 f"cannot {doing}: {self.host} redirects to {elsewhere}; the token is not sent there. Is the repository "
                 "still where `GITHUB_REPOSITORY` or `origin` says?"
             )
+        if not theirs.path.startswith(f"{ours.path}/"):
+            raise ServiceError(f"cannot {doing}: {self.host} redirects out of its API; is `GITHUB_API_URL` right?")
         return target
 
     def refusal(

@@ -161,7 +161,7 @@ class GitlabApi:
         except gitlab.exceptions.GitlabError as error:
             status = error.response_code or 500
             if status in allow:
-                return status, error.error_message
+                return status, self._said(error.error_message)
             # Without the cause: it quotes the service word for word.
             raise self._refusal(status, error.error_message, doing=doing) from None
         except requests.RequestException as error:
@@ -178,9 +178,11 @@ class GitlabApi:
         # python-gitlab's exceptions carry no headers, and rate limits speak through them.
         self._last = response
 
+    def _said(self, message: object) -> str:
+        return said(message.decode("utf-8", "replace") if isinstance(message, bytes) else message, secret=self._token)
+
     def _refusal(self, status: int, message: object, *, doing: str) -> Exception:
-        words = said(message.decode("utf-8", "replace") if isinstance(message, bytes) else message, secret=self._token)
-        text = f"cannot {doing}: {self.host} says {status}: {words}"
+        text = f"cannot {doing}: {self.host} says {status}: {self._said(message)}"
         headers: Mapping[str, str] = self._last.headers if self._last is not None else {}
         if status == 429:
             after = _number(headers.get("Retry-After"))
@@ -211,11 +213,19 @@ def _session(api_url: str) -> "requests.Session":
 
         def get_redirect_target(self, resp: requests.Response) -> str | None:
             target = super().get_redirect_target(resp)
-            if target is not None and urlsplit(target).netloc and urlsplit(target)[:2] != urlsplit(api_url)[:2]:
+            if target is None:
+                return None
+            host = urlsplit(api_url).netloc
+            try:
+                place = urlsplit(target)
+            except ValueError:
+                resp.close()
+                raise ServiceError(f"{host} redirects to something that is no address") from None
+            if place.netloc and place[:2] != urlsplit(api_url)[:2]:
                 resp.close()
                 raise ServiceError(
-                    f"{urlsplit(api_url).netloc} redirects to {said(urlsplit(target).netloc, secret='')}; the token is "
-                    "not sent there. Is the project still where `CI_PROJECT_PATH` or `origin` says?"
+                    f"{host} redirects to {said(place.netloc, secret='')}; the token is not sent there. Is the project "
+                    "still where `CI_PROJECT_PATH` or `origin` says?"
                 )
             return target
 

@@ -205,7 +205,7 @@ class GitlabForge:
             if status == 400 and not re.search(
                 rf"Cannot transition status via :\w+ from :{_STATES[state]}\b", str(answer)
             ):
-                raise CannotPublishError(f"cannot {doing}: GitLab says 400: {str(answer)[:200]}")
+                raise CannotPublishError(f"cannot {doing}: GitLab says 400: {answer}")
 
         self._patience.keep_trying(write)
 

@@ -4,6 +4,7 @@ Nothing sleeps: waiting is counted by a clock of the test's own. Only a service 
 second of time-out.
 """
 
+import dataclasses
 import json
 import logging
 import re
@@ -354,6 +355,30 @@ def test_any__redirects_in_a_circle__is_an_error(hub):
         post(hub.forge(), hub)
 
 
+@pytest.mark.parametrize("location", [None, "", "http://[", "http://127.0.0.1:99999999/x", "//elsewhere.invalid/x"])
+@pytest.mark.parametrize("status", [301, 307])
+def test_any__redirect_to_nonsense__is_an_error_without_a_trace(there, status, location):
+    headers = {} if location is None else {"Location": location}
+    moved = Answer(status=status, body={"message": "Moved"}, headers=headers)
+    fault(there, there.create_comment, answer=moved, times=99)
+
+    with pytest.raises(ServiceError):
+        post(there.forge(), there)
+    assert there.own() == []
+
+
+def test_create__redirect_out_of_the_api__is_refused(tmp_path):
+    with place("github", tmp_path) as hub:
+        hub.fake.prefix = "/api/v3"
+        target = f"{hub.fake.url}/login"
+        moved = Answer(status=307, body={"message": "Moved"}, headers={"Location": target})
+        fault(hub, hub.create_comment, answer=moved, times=99)
+
+        with pytest.raises(ServiceError, match=r"redirects out of its API; is `GITHUB_API_URL` right\?"):
+            post(hub.forge(), hub)
+        assert hub.own() == []
+
+
 # 18: nobody there
 
 
@@ -397,6 +422,16 @@ def test_any__service_says_something_hostile__one_short_line(there):
     assert len(str(caught.value)) < 700
 
 
+def test_status__refused_with_400__says_why_without_the_token(lab):
+    words = {"message": {"base": [f"you sent glpat-canary0\r\n::error::{'x' * 500}"]}}
+    fault(lab, lab.write_status, answer=Answer(status=400, body=words))
+
+    with pytest.raises(CannotPublishError, match=r"says 400: .*you sent \*\*\*.*…$") as caught:
+        lab.forge().set_status(HEAD, context="gitops-ml/x", state=State.SUCCESS, text="same", url=None)
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+    assert str(caught.value).isprintable()
+
+
 # 34: the change is gone
 
 
@@ -422,10 +457,10 @@ def test_any__whatever_fails__no_token_in_log_repr_or_error(there, caplog, capfd
     secrets = list(there.fake.tokens)
     echo = Answer(status=403, body={"message": f"you sent {secrets[0]}"})
     shown = []
-    for kind in ("answer", "reset", "cut", "garbage"):
+    for kind, status in [("answer", 403), ("answer", 400), ("answer", 500), ("reset", 0), ("cut", 0), ("garbage", 0)]:
         for at in (there.read_comments, there.create_comment, there.write_status):
             there.fake.faults.clear()
-            fault(there, at, kind, times=99, answer=echo)
+            fault(there, at, kind, times=99, answer=dataclasses.replace(echo, status=status))
             forge = there.forge()
             shown.append(repr(forge))
             try:

@@ -115,6 +115,17 @@ def test_permission__of_members_strangers_and_nobody(remote):
     assert forge.permission("nobody-here") is Permission.NONE
 
 
+def test_all__enterprise_server_and_gitlab_below_a_path__are_found_by_the_environment(remote):
+    remote.fake.prefix = {"github": "/api/v3", "gitlab": "/git"}[remote.name]
+    forge = remote.forge()
+
+    assert [post(forge, remote, text) for text in ("one", "two")] == ["created", "updated"]
+    forge.set_status(HEAD, context="gitops-ml/x", state=State.SUCCESS, text="same", url=None)
+    assert forge.change_for(HEAD).number == remote.number
+    assert bodies(remote) == ["two"]
+    assert len(remote.statuses()) == 1
+
+
 def test_set_status__long_text__is_cut_to_what_the_forge_takes(remote):
     remote.forge().set_status(HEAD, context="gitops-ml/x", state=State.SUCCESS, text="ä" * 1000, url="https://x.test/r")
 

@@ -46,7 +46,7 @@ class GithubPlace:
     close: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
     number = NUMBER
     name = "github"
-    read_comments = "POST", "/graphql"
+    read_comments = "POST", "(/api)?/graphql"
     create_comment = "POST", r".*/issues/7/comments"
     edit_comment = "PATCH", r".*/issues/comments/[0-9]+"
     write_status = "POST", r".*/statuses/.*"
@@ -55,7 +55,7 @@ class GithubPlace:
         return {
             "GITHUB_ACTIONS": "true",
             "GITHUB_REPOSITORY": self.fake.renamed_from or self.fake.repository,
-            "GITHUB_API_URL": self.fake.url,
+            "GITHUB_API_URL": self.fake.url + self.fake.prefix,
             "GITHUB_SERVER_URL": self.fake.url,
             "GITHUB_RUN_ID": str(run),
             "GITHUB_RUN_ATTEMPT": str(attempt),
@@ -134,8 +134,8 @@ class GitlabPlace:
             "GITLAB_CI": "true",
             "CI_PROJECT_PATH": self.fake.project,
             "CI_PROJECT_ID": "42",
-            "CI_SERVER_URL": self.fake.url,
-            "CI_API_V4_URL": f"{self.fake.url}/api/v4",
+            "CI_SERVER_URL": self.fake.url + self.fake.prefix,
+            "CI_API_V4_URL": f"{self.fake.url}{self.fake.prefix}/api/v4",
             "CI_PIPELINE_ID": str(run),
             "CI_JOB_ID": str(attempt),
             "CI_COMMIT_SHA": HEAD,

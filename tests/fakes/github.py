@@ -66,6 +66,8 @@ class FakeGitHub(Server):
         super().__init__()
         self.repository = f"{OWNER}/{NAME}"
         self.renamed_from: str | None = None
+        self.prefix = ""
+        """`/api/v3` on Enterprise Server, whose GraphQL stands beside it at `/api/graphql`."""
         self.private = False
         self.tokens = {
             "ghs_canary0": Token(login="github-actions[bot]", bot=True, server=True),
@@ -108,8 +110,11 @@ class FakeGitHub(Server):
             return Answer(status=401, body=_error("Bad credentials"))
         if call.path == "/user-attachments/assets":
             return self._attach(call, token)
-        if call.path == "/graphql":
+        if call.path == self.prefix.removesuffix("/v3") + "/graphql":
             return self._graphql(call, token)
+        if not call.path.startswith(f"{self.prefix}/"):
+            return Answer(status=404, body=_error("Not Found"))
+        call = dataclasses.replace(call, path=call.path.removeprefix(self.prefix))
         if self.renamed_from and call.path.startswith(f"/repos/{self.renamed_from}"):
             target = f"{self.url}/repos/{self.repository}" + call.path.removeprefix(f"/repos/{self.renamed_from}")
             status = 301 if call.method == "GET" else 307

@@ -67,6 +67,8 @@ class FakeGitLab(Server):
     def __init__(self) -> None:
         super().__init__()
         self.project = PROJECT
+        self.prefix = ""
+        """Where a self-managed server stands below its host, such as `/git`."""
         self.visibility = "private"
         self.users = {1: "dana", 2: "rob", 90: "project_42_bot_0", 91: "stranger"}
         self.roles = {1: 50, 2: 30, 91: 20}
@@ -108,7 +110,10 @@ class FakeGitLab(Server):
         token = self.tokens.get(secret or "")
         if token is None or not token.valid or token.job != ("job-token" in call.headers):
             return Answer(status=401, body={"message": "401 Unauthorized"})
-        return self._rest(call, token)
+        if not call.path.startswith(f"{self.prefix}/"):
+            self.violations.append(f"{call.method} {call.path} is not below {self.prefix}")
+            return Answer(status=404, body={"error": "404 Not Found"})
+        return self._rest(dataclasses.replace(call, path=call.path.removeprefix(self.prefix)), token)
 
     def _rest(self, call: Call, token: Token) -> Answer:
         found = next(
