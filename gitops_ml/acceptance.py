@@ -15,7 +15,6 @@ day is over is an error: it says nothing any more, and reads as if it did.
 """
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -120,6 +119,8 @@ class _Reader:
         return Acknowledgement(**values, position=self._source.position(path))
 
     def _keys(self, data: Mapping[str, Any], path: tuple[str | int, ...], known: tuple[str, ...]) -> None:
+        import difflib
+
         for key in data:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)

@@ -15,7 +15,6 @@ from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.git import Repository
 from gitops_ml.globs import compiled
 from gitops_ml.planning import Action, Base, ExperimentPlan, Plan, Situation, Specs, Tree
-from gitops_ml.policy import under_rules
 from gitops_ml.records import BaselineChoice, Version
 from gitops_ml.spec import At, Experiment, Missing
 from gitops_ml.validation import load
@@ -92,6 +91,8 @@ class Planner:
         tree = self.head_tree(wish.head)
         head = self._head_specs(tree)
         if wish.rules is not None:
+            from gitops_ml.policy import under_rules
+
             ruled = {path: under_rules(one, wish.rules) for path, one in head.experiments.items()}
             head = dataclasses.replace(head, experiments=ruled)
         names = set(wish.names)

@@ -7,7 +7,6 @@ is ever rewritten: of two records, reports or attempts in one place the first st
 import contextlib
 import dataclasses
 import json
-import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -232,6 +231,8 @@ class Results:
     # Appending
 
     def _append(self, files: Mapping[str, bytes], message: str) -> Pushed:
+        import random
+
         deadline = self._clock() + _PUSH_LIMIT_S
         failures = rejections = 0
         written: dict[str, Sequence[str]] = {}

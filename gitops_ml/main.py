@@ -7,9 +7,7 @@ import errno
 import importlib
 import io
 import os
-import platform
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -148,6 +146,9 @@ def _machine_said(error: OSError) -> str:
 
 
 def _bug(tools: Tools) -> ExitCode:
+    import platform
+    import traceback
+
     tools.note(
         f"{traceback.format_exc()}\nThis is a bug in gitops-ml {__version__} "
         f"(Python {platform.python_version()}, {platform.platform()}). Please report it with the text above."

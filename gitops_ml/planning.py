@@ -10,8 +10,6 @@ import hashlib
 import itertools
 import json
 import math
-import random
-import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -279,6 +277,8 @@ def points(experiment: Experiment) -> tuple[Mapping[str, Value], ...]:
 
 
 def _random_points(sweep: RandomSweep) -> tuple[Mapping[str, Value], ...]:
+    import random
+
     # Only random() is the same in every Python; six digits make the last bits of exp() and log() harmless.
     draw = random.Random(sweep.seed).random  # noqa: S311 reproducible on purpose
     return tuple({name: _drawn(space, draw()) for name, space in sorted(sweep.space.items())} for _ in range(sweep.n))
@@ -548,6 +548,8 @@ def _planned_base(
 
 def expected_duration(durations: Sequence[float]) -> float | None:
     """Return what a trial will probably take, from what earlier ones took: the median, in seconds."""
+    import statistics
+
     return statistics.median(durations) if durations else None
 
 

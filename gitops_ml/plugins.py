@@ -1,19 +1,23 @@
 """Find a plug-in by its name: built-in and foreign ones alike are entry points, imported on use."""
 
 import functools
-import importlib
-import importlib.metadata
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gitops_ml.errors import UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 FAMILIES = {"backend": "gitops_ml.backends", "forge": "gitops_ml.forges", "reader": "gitops_ml.readers"}
 
 
 @functools.cache
-def known(family: str) -> Mapping[str, importlib.metadata.EntryPoint]:
+def known(family: str) -> "Mapping[str, EntryPoint]":
     """Return the family's plug-ins by name, sorted; nothing is imported. On a clash our own wins."""
+    # Slow to import, and most specs name no plug-in.
+    import importlib.metadata
+
     found = importlib.metadata.entry_points(group=FAMILIES[family])
     ours_last = sorted(found, key=lambda point: point.value.startswith("gitops_ml."))
     return dict(sorted({point.name: point for point in ours_last}.items()))

@@ -4,12 +4,11 @@
 and the nearest word.
 """
 
-import difflib
 import functools
-import importlib.resources
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from gitops_ml.accepting import accepting, pattern_matcher, repeated
@@ -19,14 +18,13 @@ from gitops_ml.source import Source, shown
 
 def schema_names() -> list[str]:
     """Return the names of the schemas that we ship, such as ``experiment.v1``."""
-    names = (entry.name for entry in _folder().iterdir())
+    names = (entry.name for entry in _FOLDER.iterdir())
     return sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
 
 
 def schema_text(name: str) -> str:
     """Return the text of one of ``schema_names``."""
-    text: str = (_folder() / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
-    return text
+    return (_FOLDER / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
 
 
 def accepts(name: str, data: object) -> bool:
@@ -43,6 +41,8 @@ def findings(name: str, source: Source) -> Iterator[Diagnostic]:
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """Return the advice that names the known word most like this one; empty: none is, or there are too many to ask."""
+    import difflib
+
     words = list(known)
     found = difflib.get_close_matches(word, words, n=1, cutoff=likeness) if len(words) <= 1000 else []
     return f"; did you mean {shown(found[0])}?" if found else ""
@@ -54,11 +54,9 @@ def nearest_or_all(word: str, known: Iterable[str]) -> str:
     return nearest(word, words) or f"; known are: {', '.join(words[:30])}{', ...' if len(words) > 30 else ''}"
 
 
+# Not by importlib.resources, which is slow to import: what is installed is always files.
+_FOLDER = Path(__file__).parent / "schemas"
 _SUFFIX = ".schema.json"
-
-
-def _folder() -> Any:
-    return importlib.resources.files("gitops_ml") / "schemas"
 
 
 @functools.cache

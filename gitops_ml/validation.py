@@ -6,7 +6,6 @@ cannot do yet is refused here, never silently ignored.
 
 import bisect
 import dataclasses
-import difflib
 import functools
 import math
 import posixpath
@@ -122,6 +121,8 @@ def _broken(source: Source, found: Sequence[Diagnostic]) -> frozenset[str]:
     keys = sorted(source.data, key=lambda key: source.key_position((key,)))
     places = [source.key_position((key,)) for key in keys]
     broken = {keys[max(0, bisect.bisect_right(places, finding.position) - 1)] for finding in found}
+    import difflib
+
     # A misspelled key means another one, which therefore is not known either.
     meant = [near for key in broken - _KEYS for near in difflib.get_close_matches(key, _KEYS, n=1)]
     return frozenset(broken | {*meant})

@@ -17,9 +17,7 @@ import dataclasses
 import functools
 import os
 import re
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -596,6 +594,9 @@ class Repository:
 
     def _stage(self, paths: Sequence[str]) -> str:
         """Return the tree of the user's index with the paths as they are on disk."""
+        import shutil
+        import tempfile
+
         scratch = self.state / "tmp"
         scratch.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:

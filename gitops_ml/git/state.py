@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,8 @@ def state_folder(state: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, so that it is still there after a power cut."""
+    import tempfile
+
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
@@ -74,6 +74,9 @@ def write_if_different(path: Path, data: bytes) -> None:
 
 def make_store(store: Path) -> None:
     """Make the bare repository beside its place and move it there; whoever comes second keeps the first one."""
+    import shutil
+    import tempfile
+
     fresh = Path(tempfile.mkdtemp(dir=store.parent, prefix=".git-new-"))
     for folder in ("objects/info", "objects/pack", "refs/heads"):
         (fresh / folder).mkdir(parents=True)
