@@ -145,6 +145,8 @@ class Origin:
     kind: str
     run_url: str | None = None
     user: str | None = None
+    change: int | None = None
+    """Number of the change it was trained for. Its commits may be gone after a forced push; what they cost is not."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,7 +376,7 @@ def attempt_to_json(attempt: Attempt) -> dict[str, Any]:
         "duration_s": attempt.duration_s,
         "cost_usd": attempt.cost_usd,
         "hardware": None if hardware is None else _hardware_json(hardware),
-        "origin": {"kind": attempt.origin.kind, "run_url": attempt.origin.run_url, "user": attempt.origin.user},
+        "origin": _origin_json(attempt.origin),
         "log_tail": attempt.log_tail,
     }
 
@@ -412,10 +414,19 @@ def _attempt(fields: "_Fields") -> Attempt:
         cost_usd=fields.number("cost_usd", finite=True),
         hardware=None if hardware is None else _hardware(hardware),
         origin=Origin(
-            kind=origin.text("kind"), run_url=origin.text_or_none("run_url"), user=origin.text_or_none("user")
+            kind=origin.text("kind"),
+            run_url=origin.text_or_none("run_url"),
+            user=origin.text_or_none("user"),
+            change=origin.whole_or_none("change"),
         ),
         log_tail=fields.text("log_tail"),
     )
+
+
+def _origin_json(origin: Origin) -> dict[str, Any]:
+    form: dict[str, Any] = {"kind": origin.kind, "run_url": origin.run_url, "user": origin.user}
+    # Added later: left out where there is none, so that what was written before is written as it was.
+    return form if origin.change is None else {**form, "change": origin.change}
 
 
 def _hardware_json(hardware: Hardware) -> dict[str, Any]:

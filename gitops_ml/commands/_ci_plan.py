@@ -131,7 +131,7 @@ def plan_change(
     decision = policies.decide(
         plan,
         settings,
-        _spent(event.head, tip, plan, settings, records, tools, count_jobs=count_jobs),
+        _spent(event, tip, plan, settings, records, tools, count_jobs=count_jobs),
         approval if steps.run is not Spend.NEVER else None,
         backend=tools.project.backend,
         fork=event.fork is not False,
@@ -163,7 +163,7 @@ def _unwanted(experiment: Experiment, event: Event, steps: Steps) -> str | None:
 
 
 def _spent(
-    head: str,
+    event: Event,
     tip: str,
     plan: Plan,
     policy: Policy,
@@ -174,13 +174,18 @@ def _spent(
 ) -> Spent:
     """Count what the ledger says was spent, and what live jobs may still spend.
 
+    To a change belongs what was trained for its number, whatever became of the commits since, and what was trained for
+    its commits, whoever asked.
+
     Two changes that are decided in the same moment do not see each other's jobs yet: that race remains.
     """
     attempts = [record.attempt for record in records.values()]
     attempts += [a for of_key in tools.results.attempts(tools.results.attempted()).values() for a in of_key]
     costly = [attempt for attempt in attempts if attempt.cost_usd > 0]
     month = tools.now().strftime("%Y-%m")
-    ours = _commits_of(head, tip, {attempt.commit for attempt in costly}, tools) if costly else frozenset()
+    assert event.head is not None
+    commits = _commits_of(event.head, tip, {attempt.commit for attempt in costly}, tools) if costly else frozenset()
+    ours = [a for a in costly if a.commit in commits or (event.change is not None and a.origin.change == event.change)]
     live = Decimal(0)
     if count_jobs and policy.max_cost_per_month_usd is not None:
         worst = {planned.trial.key: planned.estimate.worst_usd for planned in plan.to_run()}
@@ -189,7 +194,7 @@ def _spent(
             if not known.status.state.final and known.job.key not in worst:
                 live += policy.max_cost_per_trial_usd or Decimal(0)
     return Spent(
-        change=sum((Decimal(str(a.cost_usd)) for a in costly if a.commit in ours), Decimal(0)),
+        change=sum((Decimal(str(a.cost_usd)) for a in ours), Decimal(0)),
         month=sum((Decimal(str(a.cost_usd)) for a in costly if a.started_at.startswith(month)), Decimal(0)),
         live=live,
     )

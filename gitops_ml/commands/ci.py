@@ -132,6 +132,7 @@ class _Flow:
 
     def run(self) -> int:
         event = self._resolved(event_for(self._args, self._tools))
+        self._origin = dataclasses.replace(self._origin, change=event.change)
         steps = steps_for(event, ledger_branch="gitops-ml/reports")
         self._tools.say(steps.why)
         code: int = ExitCode.OK
@@ -315,10 +316,15 @@ class _Flow:
                 self._bound(target, planned)
             trained, planned, costs = self._train(event, steps, approval, names, planned)
             codes.append(trained)
+            if trained == ExitCode.INTERRUPTED and self._job == "all":
+                return self._interrupted(event, costs)
         if self._job == "run":
             self._outputs |= {"verdict": _word(planned, None, codes), "cost-usd": f"{sum(costs):.4f}"}
             return worst(*codes)
         if self._job == "publish" and self._args.source is not None:
+            if steps.run is Spend.NEVER and not steps.reconcile:
+                # Such as what a fork's run left: whoever wrote the change wrote these files and their digest too.
+                raise DeniedError(f"`--from`: nothing was to be trained here ({steps.why}), so no results are taken")
             planned, costs = self._take(event, steps, approval, names, planned)
         comparison = self._compare(planned)
         if comparison.gate is GateResult.FAIL:
@@ -345,6 +351,12 @@ class _Flow:
             "cost-usd": f"{sum(costs):.4f}",
         }
         return worst(*codes)
+
+    def _interrupted(self, event: Event, costs: Sequence[float]) -> int:
+        """Keep what was paid for, and say nothing about it: the job was cancelled, or a newer head took its place."""
+        self._outputs |= {"verdict": "interrupted", "cost-usd": f"{sum(costs):.4f}"}
+        self._tools.results.push(f"Keep what was trained at {(event.head or '')[:12]} until it was cancelled")
+        return ExitCode.INTERRUPTED
 
     # Three jobs
 

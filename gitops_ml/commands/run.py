@@ -117,7 +117,7 @@ def _origin(tools: Tools) -> Origin:
     context = ci.context(tools.environ)
     if context is None:
         return Origin(kind="local", user=tools.environ.get("USER"))
-    return Origin(kind="ci", run_url=context.run_url)
+    return Origin(kind="ci", run_url=context.run_url, change=context.change)
 
 
 @contextlib.contextmanager

@@ -112,6 +112,17 @@ def test_record__without_its_series__keeps_their_ranges():
     assert record_to_json(record_from_json(document)) == document
 
 
+def test_attempt__for_a_change__carries_its_number():
+    mine = dataclasses.replace(ATTEMPT, origin=Origin(kind="ci", change=41))
+    form = attempt_to_json(mine)
+
+    jsonschema.Draft202012Validator(schema("attempt.v1.schema.json")).validate(json.loads(json_bytes(form)))
+    assert form["origin"]["change"] == 41
+    assert attempt_from_json(form) == mine
+    with pytest.raises(RecordError, match="change is not a whole number"):
+        attempt_from_json({**form, "origin": {**form["origin"], "change": "41"}})
+
+
 @pytest.mark.parametrize(
     ("form", "name"),
     [(record_to_json(RECORD), "record.v1.schema.json"), (attempt_to_json(ATTEMPT), "attempt.v1.schema.json")],
