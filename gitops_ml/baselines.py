@@ -54,7 +54,7 @@ class Wish:
 
 
 Winner = Callable[[Experiment, Iterable[planning.PlannedTrial]], Mapping[str, Any] | None]
-"""Finds a sweep's best point once all its trials have records; None: not yet, or no sweep."""
+"""Finds a sweep's best point once all its trials have a record or failed by themselves; None: not yet, or no sweep."""
 
 
 class Planner:

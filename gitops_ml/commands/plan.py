@@ -9,11 +9,13 @@ from gitops_ml.baselines import Planner, Wish
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.globs import compiled
 from gitops_ml.planning import Estimate, Plan, PlannedTrial, Situation, Tree, TreeFile, Trial
+from gitops_ml.records import Outcome
 from gitops_ml.spec import Experiment, Value
 from gitops_ml.tools import Tools
 
 _NAMES = 5
 """How many untracked files are named."""
+_BY_ITSELF = (Outcome.FAILED, Outcome.TIMED_OUT)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,12 +82,21 @@ def estimate(trial: Trial, tools: Tools) -> Estimate:
 
 
 def winner(experiment: Experiment, planned: Iterable[PlannedTrial], tools: Tools) -> Mapping[str, Value] | None:
-    """Return a sweep's best point once all its trials have records."""
+    """Return a sweep's best point once all its trials have a record, or failed by themselves.
+
+    A point that fails every time (a learning rate at which it runs out of memory) cannot win, and must not keep the
+    others from being confirmed. One that was preempted or cancelled may still win: it is waited for.
+    """
     from gitops_ml.comparison import winner as best_point
 
     trials = [entry.trial for entry in planned]
     known = tools.results.keys()
-    if not trials or any(trial.key not in known for trial in trials):
+    open_keys = [trial.key for trial in trials if trial.key not in known]
+    if open_keys:
+        attempts = tools.results.attempts(open_keys)
+        if any(not attempts.get(key) or attempts[key][-1].outcome not in _BY_ITSELF for key in open_keys):
+            return None
+    if not trials:
         return None
     return best_point(experiment, tools.results.records(trial.key for trial in trials))
 

@@ -52,7 +52,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         done |= {trial.key for trial in trials}
         summary = carry_out(trials, args, tools)
         codes.append(summary.exit_code)
-        if args.detach or summary.exit_code or not any(t.experiment.sweep for t in trials):
+        # A point that fails does not keep the sweep's winner from being confirmed; every key is tried once.
+        if args.detach or summary.interrupted or not any(t.experiment.sweep for t in trials):
             break
         args.force = False
     return worst(*codes)

@@ -134,6 +134,42 @@ def test_run__force__trains_the_next_repeat(repo: Repo) -> None:
     assert len(repo.jobs()) == 2
 
 
+def sweep(repo: Repo, script: str) -> None:
+    """Commit a sweep over three points whose winner is confirmed on two fresh seeds."""
+    more = "[0]\nparams: {lr: 1}\nsweep: {grid: {lr: [1, 2, 3]}, confirm: {seeds: [7, 8]}}"
+    repo.commit(script, seeds=more)
+
+
+LR = 'lr=$(python3 -c \'import json, os; print(json.load(open(os.environ["GITOPS_ML_PARAMS"]))["lr"])\')\n'
+OF_LR = LR + 'mkdir -p out\necho "{\\"accuracy\\": 0.$lr}" > out/metrics.json\n'
+
+
+def test_run__sweep__confirms_the_winner_on_both_sides_until_nothing_is_left(repo: Repo) -> None:
+    sweep(repo, OF_LR)
+    repo.git("switch", "--quiet", "--create", "change")
+    sweep(repo, f"{OF_LR}: changed\n")
+
+    code, out, _ = repo.call("run")
+
+    assert (code, out) == (ExitCode.OK, "6 trials succeeded\n4 trials succeeded\n")
+    planned = json.loads(repo.call("plan", "--format", "json")[1])["experiments"][0]
+    for side in ("head", "base"):
+        assert [(t["point"], t["seed"]) for t in planned[side][3:]] == [({"lr": 3}, 7), ({"lr": 3}, 8)]
+    assert repo.call("run")[1] == "nothing to do: 10 trials planned, none to train\n"
+
+
+def test_run__sweep_with_a_failing_point__confirms_the_best_of_the_others(repo: Repo) -> None:
+    sweep(repo, f"{LR}test $lr != 3 || exit 7\n{OF_LR}")
+
+    code, out, _ = repo.call("run")
+
+    assert (code, out) == (ExitCode.TRIAL_FAILED, "2 trials succeeded, 1 trial did not succeed\n2 trials succeeded\n")
+    comparison = json.loads(repo.call("compare", "--format", "json")[1])["experiments"][0]
+    assert comparison["best_head"] == {"lr": 2}
+    assert "best of 3 points for this change, judged on 2 fresh seeds" in comparison["notes"]
+    assert repo.call("run")[1] == "1 trial did not succeed\n"  # what failed is tried again, and nothing else
+
+
 def test_run__failing__shows_why_and_exits_4(repo: Repo) -> None:
     repo.commit("echo about to fail\nexit 7\n", seeds="[0]")
 
