@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 
 from gitops_ml.acceptance import Acknowledgement
+from gitops_ml.checkpoints import paired_sentence
 from gitops_ml.planning import Action, ExperimentPlan, Plan, PlannedTrial, Relation, Trial, differences
-from gitops_ml.records import Attempt, BaselineChoice, Hardware, Problem, Record, Series, Version
+from gitops_ml.records import Attempt, BaselineChoice, Hardware, Predictions, Problem, Record, Series, Version
 from gitops_ml.spec import CompareRule, Experiment, Gate, Goal, Plot, Role, Track, Value
 from gitops_ml.stats import Noise
 from gitops_ml.summaries import Metrics, Unusable, summary_value
@@ -151,6 +152,7 @@ def compare(
     acknowledgements: Sequence[Acknowledgement] = (),
     noise: Mapping[str, Mapping[str, Noise]] | None = None,
     rules: Mapping[str, Experiment] | None = None,
+    predictions: Mapping[str, Predictions] | None = None,
     today: date | None = None,
 ) -> Comparison:
     """Return the verdicts on every experiment of a plan that has something to compare.
@@ -163,6 +165,7 @@ def compare(
         noise: run-to-run noise by experiment and metric, see ``history``.
         rules: experiments as the tip of the target branch has them, by name: their metrics, comparison and
             baseline rules decide. What head alone tracks is shown and gates nothing yet.
+        predictions: per-example predictions by key, where the only trial of a side left them.
         today: acknowledgements that ended before it do not count.
     """
     compared, unchanged, removed = [], [], []
@@ -179,7 +182,9 @@ def compare(
                 acknowledgements={a.metric: a for a in acknowledgements if a.experiment == name},
                 today=today,
             )
-            compared.append(_experiment(plan.head, entry, records, attempts, setting, (rules or {}).get(name)))
+            compared.append(
+                _experiment(plan.head, entry, records, attempts, setting, (rules or {}).get(name), predictions or {})
+            )
     return Comparison(
         head=plan.head,
         baseline=plan.baseline,
@@ -273,6 +278,7 @@ def _experiment(
     attempts: Mapping[str, Sequence[Attempt]],
     setting: Setting,
     decides: Experiment | None,
+    predictions: Mapping[str, Predictions],
 ) -> ExperimentComparison:
     experiment = decides or entry.experiment
     tracks = _tracks(entry.experiment, decides)
@@ -313,7 +319,11 @@ def _experiment(
         rule=setting.rule,
         plots=entry.experiment.plots,
         gate=max((metric.gate for metric in deciding.metrics), key=order.index, default=GateResult.PASS),
-        notes=(*deciding.notes, *_notes(entry, head, base, decides)),
+        notes=(
+            *deciding.notes,
+            *_checkpoints(deciding, predictions, setting.rule),
+            *_notes(entry, head, base, decides),
+        ),
     )
 
 
@@ -628,6 +638,16 @@ def _cost(runs: Sequence[_Run]) -> Cost:
         spent_usd=math.fsum(attempt.cost_usd for attempt, spent in attempts if spent),
         hardware=tuple(machines),
     )
+
+
+def _checkpoints(deciding: _Deciding, predictions: Mapping[str, Predictions], rule: CompareRule) -> list[str]:
+    """Say what per-example predictions tell where each side has one run only, so that seeds tell nothing."""
+    if len(deciding.head) != 1 or len(deciding.base) != 1:
+        return []
+    keys = [side[0].trial.key for side in (deciding.base, deciding.head)]
+    if not all(key in predictions for key in keys):
+        return []
+    return [paired_sentence(predictions[keys[0]], predictions[keys[1]], rule.confidence, keys=keys)]
 
 
 def _notes(entry: ExperimentPlan, head: Sequence[_Run], base: Sequence[_Run], decides: Experiment | None) -> list[str]:

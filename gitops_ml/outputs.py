@@ -99,9 +99,11 @@ def collected(trial: Trial, folder: Path) -> Collected:
 def kept_files(trial: Trial, folder: Path, storage: Sink) -> tuple[dict[str, bytes], tuple[StoredFile, ...]]:
     """Put the outputs where they belong; return those for the ledger by their path there, and all with their place.
 
-    Small artifacts with ``store: git`` go to the ledger, all else to the storage, under the trial's key.
+    Small artifacts with ``store: git`` and small predictions go to the ledger, all else to the storage, under the
+    trial's key.
     """
     wished = [f for a in trial.experiment.artifacts if a.store == "git" for f in (a.path, f"{a.path.rstrip('/')}/**")]
+    wished += [trial.experiment.metrics.predictions] if trial.experiment.metrics.predictions else []
     for_git = compiled(tuple(wished))
     files, stored = {}, []
     for path in _paths(folder):

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gitops_ml.acceptance import FILE, Acknowledgement, read_acknowledgements
+from gitops_ml.commands._predictions import predictions
 from gitops_ml.commands.plan import add_plan_arguments, plan_for
 from gitops_ml.comparison import Comparison, GateResult, compare
 from gitops_ml.diagnostics import as_text
@@ -101,12 +102,14 @@ def comparison_for(args: argparse.Namespace, tools: Tools) -> Comparison:
     """
     plan = plan_for(args, tools)
     keys = plan.keys()
+    records = tools.results.records(keys)
     return compare(
         plan,
-        tools.results.records(keys),
+        records,
         tools.results.attempts(keys),
         acknowledgements=acknowledgements(plan.head, tools),
         noise=_noise(plan, tools) if args.noise else None,
+        predictions=predictions(plan, records, tools),
         today=tools.now().date(),
     )
 
@@ -156,7 +159,13 @@ def _two_sides(args: argparse.Namespace, tools: Tools) -> Comparison:
     assert after is not None
     plan = _recorded_plan((base, before), (head, after), args.experiments, _tracks(tools))
     records = {record.key: record for record in (*before, *after)}
-    return compare(plan, records, {}, noise=_noise(plan, tools) if args.noise else None)
+    return compare(
+        plan,
+        records,
+        {},
+        noise=_noise(plan, tools) if args.noise else None,
+        predictions=predictions(plan, records, tools),
+    )
 
 
 def _recorded(name: str, tools: Tools) -> Sequence[Record]:

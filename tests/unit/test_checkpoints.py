@@ -1,0 +1,105 @@
+"""Two checkpoints on one test set: what is said, and that it comes from what the trainings left."""
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from scipy import stats as oracle
+
+from gitops_ml.checkpoints import paired_sentence
+from gitops_ml.main import main
+from gitops_ml.records import Predictions
+from gitops_ml.tools import Tools
+from tests.fakes.repositories import ENVIRON, commit, git, make_repository
+
+CAVEAT = "these two checkpoints on this test set; another training may differ by more"
+SPEC = """\
+version: 1
+name: digits
+run: python train.py ${params.wrong}
+code: {include: [train.py]}
+params: {wrong: 30}
+metrics:
+  read: [m.json]
+  predictions: out/predictions.csv
+  track: [{name: accuracy, goal: maximize, tolerance: 0.01, gate: fail}]
+"""
+TRAIN = """\
+import json, os, sys
+wrong = int(sys.argv[1])
+os.makedirs("out", exist_ok=True)
+with open("out/predictions.csv", "w") as file:
+    file.write("id,correct\\n" + "".join(f"{i},{int(i >= wrong)}\\n" for i in range(100)))
+json.dump({"accuracy": 1 - wrong / 100}, open("m.json", "w"))
+"""
+
+
+def predictions(scores: list[float], kind: str = "correct", first: int = 0) -> Predictions:
+    return Predictions(ids=tuple(str(first + i) for i in range(len(scores))), scores=tuple(scores), kind=kind)
+
+
+def test_paired_sentence__right_and_wrong__mcnemar_as_scipy_has_it() -> None:
+    base = predictions([1, 1, 1, 0, 0, 0, 0, 0, 0, 1])
+    head = predictions([1, 0, 1, 1, 1, 1, 1, 1, 0, 1])
+    p = oracle.binomtest(5, 6, 0.5).pvalue
+
+    found = paired_sentence(base, head, 0.9, keys=("a", "b"))
+
+    assert found == (f"10 examples: 5 are right only here, 1 only on the baseline (McNemar, p = {p:.2g}); {CAVEAT}")
+
+
+def test_paired_sentence__scores__the_same_interval_every_time() -> None:
+    base = predictions([i / 10 for i in range(20)], "score")
+    head = predictions([i / 10 + 0.1 * (i % 3) for i in range(20)], "score")
+
+    found = [paired_sentence(base, head, 0.9, keys=("a", "b")) for _ in range(2)]
+
+    assert found[0] == found[1]
+    assert found[0].startswith("20 examples: the mean score differs by +0.095 (90 % interval +0.06")
+
+
+def test_paired_sentence__other_examples__said() -> None:
+    base, head = predictions([1, 0, 1]), predictions([1, 1, 1], first=1)
+
+    assert paired_sentence(base, head, 0.9, keys=("a", "b")).startswith("2 examples, 2 more stand on one side only: ")
+    assert paired_sentence(base, predictions([1], first=9), 0.9, keys=("a", "b")) == (
+        "the predictions cannot be paired: no example stands on both sides"
+    )
+
+
+def test_paired_sentence__other_kinds__not_paired() -> None:
+    found = paired_sentence(predictions([1.0]), predictions([0.5], "error"), 0.9, keys=("a", "b"))
+
+    assert found == "the predictions cannot be paired: the baseline's hold `correct`, the change's `error`"
+
+
+@pytest.mark.parametrize("wrong", [10, 30])
+def test_compare__trainings_that_left_predictions__paired_example_by_example(tmp_path: Path, wrong: int) -> None:
+    folder = make_repository(tmp_path / "r", {"experiment.yaml": SPEC, "train.py": TRAIN})
+    git(folder, "switch", "-q", "-c", "change")
+    commit(folder, {"experiment.yaml": SPEC.replace("wrong: 30", f"wrong: {wrong}"), "train.py": TRAIN + "# new\n"})
+
+    assert _command(folder, "run")[0] == 0
+    code, out = _command(folder, "compare")
+
+    alone = 30 - wrong
+    p = oracle.binomtest(alone, alone, 0.5).pvalue if alone else 1
+    assert f"100 examples: {alone} are right only here, 0 only on the baseline (McNemar, p = {p:.2g}); {CAVEAT}" in out
+    # It informs: one run per side is still one run per side.
+    assert "not tested" in out
+    assert code == 0
+
+
+def _command(folder: Path, *argv: str) -> tuple[int, str]:
+    tools = Tools(
+        cwd=folder,
+        environ=ENVIRON,
+        out=io.StringIO(),
+        err=io.StringIO(),
+        now=lambda: datetime(2026, 11, 23, tzinfo=UTC),
+    )
+    tools.interpreter = {"python": "3.11", "platform": "linux-x86_64", "packages": []}
+    code = main([*argv, "--offline"], tools)
+    assert isinstance(tools.out, io.StringIO)
+    return code, tools.out.getvalue()
