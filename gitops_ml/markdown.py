@@ -100,10 +100,7 @@ def code(name: str, limit: int = 80) -> str:
 
 
 def _entities(text: str) -> str:
-    return "".join(
-        character if character.isascii() and (character.isalnum() or character == " ") else _entity(character)
-        for character in text
-    )
+    return _NOT_PLAIN.sub(lambda match: _entity(match[0]), text)
 
 
 def _entity(character: str) -> str:
@@ -111,7 +108,9 @@ def _entity(character: str) -> str:
     return f"&#{ord(character)};" + ("<!-- -->" if character == "@" else "")
 
 
-_SAFE = frozenset(" ,()%+=;/'\"")
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9 ]")
+# What may mean something in Markdown, depending on what stands around it: all but letters, digits and these.
+_DOUBTFUL = re.compile(r"""[^\w ,()%+=;/'"\N{MINUS SIGN}±→↑↓–…∞×]|_""")
 # What a forge turns into a link to a user, issue, change, snippet, label, milestone or alert when a word follows.
 _REFERENCE = re.compile(r"""([@#!$&%~^])(?=[\w"'])|\b(GH-)(?=\d)""", re.IGNORECASE)
 
@@ -127,20 +126,22 @@ def prose(marked: str) -> str:
 
 @functools.lru_cache(4096)
 def _inert(text: str) -> str:
-    shown = []
     text = wording.clean(f"[{text}]", 2000)[1:-1]  # in brackets, so that spaces at the ends stay
     text = _REFERENCE.sub(lambda match: match[0] + "\N{ZERO WIDTH SPACE}", text)
-    start = _BLOCK_START.match(text)
-    for index, character in enumerate(text):
-        following = text[index + 1 : index + 2]
-        plain = character.isalnum() or character in _SAFE or character in "\N{MINUS SIGN}±→↑↓–…∞×"
-        inside_number = character == "." and text[index - 1].isdigit() and following.isdigit()
-        ends_word = character in ".:" and following in ("", " ")
-        inside_word = character == "-" and index > 0 and text[index - 1].isalnum() and following.isalnum()
-        safe = plain or inside_number or ends_word or inside_word
-        shown.append(character if safe and not (start and index == start.end() - 1) else _entity(character))
+    begins = ""
+    if start := _BLOCK_START.match(text):
+        begins, text = text[: start.end() - 1] + _entity(text[start.end() - 1]), text[start.end() :]
     # GFM links every `www.`, also one that ends a word.
-    return _WWW.sub("&#119;ww", "".join(shown))
+    return _WWW.sub("&#119;ww", begins + _DOUBTFUL.sub(_judged, text))
+
+
+def _judged(match: re.Match[str]) -> str:
+    text, index, character = match.string, match.start(), match[0]
+    before, following = text[index - 1 : index], text[index + 1 : index + 2]
+    inside_number = character == "." and before.isdigit() and following.isdigit()
+    ends_word = character in ".:" and following in ("", " ")
+    inside_word = character == "-" and before.isalnum() and following.isalnum()
+    return character if inside_number or ends_word or inside_word else _entity(character)
 
 
 _WWW = re.compile("www", re.IGNORECASE)

@@ -171,6 +171,7 @@ class _Loader:
     def __init__(self, file: str) -> None:
         self.file = file
         self.text = ""
+        self._exclaims = False
         self.problems: list[Diagnostic] = []
         self.root: Any = None
         # By the id of a container, which Source keeps alive: for a mapping (key event, value event) by key, for a
@@ -178,6 +179,7 @@ class _Loader:
         self.children: dict[int, Any] = {}
 
     def document(self) -> Any:
+        self._exclaims = "!" in self.text
         parser = _Parser(self.text)
         try:
             return self._document(parser.get_event)
@@ -254,8 +256,7 @@ class _Loader:
         if event.anchor is not None:
             self._report(event, "anchor", f"anchors are not accepted; remove `&{event.anchor}`")
         # libyaml forgets the tag `!`: only the text still has it.
-        index = event.start_mark.index
-        if event.tag is not None or self.text.startswith("!", index):
+        if event.tag is not None or (self._exclaims and self.text.startswith("!", event.start_mark.index)):
             self._report(event, "tag", f"tags are not accepted; remove {shown(event.tag or '!')}")
 
     def _scalar(self, event: Any) -> Any:

@@ -106,7 +106,7 @@ def load(text: bytes, path: str, files: Files | None = None) -> tuple[Experiment
         said = {problem.position for problem in found}
         found += [finding for finding in findings("experiment.v1", source) if finding.position not in said]
     broken = _broken(source, found)
-    experiment = _experiment(source, broken)
+    experiment = _experiment(source, broken, valid=not found)
     if experiment is not None:
         found += _Checks(source, experiment, files).all(broken)
     if any(finding.severity is Severity.ERROR for finding in found):
@@ -128,14 +128,14 @@ def _broken(source: Source, found: Sequence[Diagnostic]) -> frozenset[str]:
     return frozenset(broken | {*meant})
 
 
-def _experiment(source: Source, broken: frozenset[str]) -> Experiment | None:
-    """Return what the sound part of the spec describes; None: there is too little of it."""
+def _experiment(source: Source, broken: frozenset[str], *, valid: bool) -> Experiment | None:
+    """Return what the sound part of the spec describes, which may be all of it; None: there is too little of it."""
     if not isinstance(source.data, dict):
         return None
     sound = {key: value for key, value in source.data.items() if key in _KEYS - broken}
     if broken:
         sound = {"version": 1, "name": "unknown", "run": "unknown"} | sound
-    return experiment_from(sound, source.file) if accepts("experiment.v1", sound) else None
+    return experiment_from(sound, source.file) if valid or accepts("experiment.v1", sound) else None
 
 
 _KEYS = frozenset(field.name for field in dataclasses.fields(Experiment)) - {"path"} | {"version"}

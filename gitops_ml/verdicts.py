@@ -478,6 +478,8 @@ def _gated(metric: MetricComparison, setting: Setting) -> MetricComparison:
             result = GateResult.FAIL
             side = "below" if track.goal is Goal.MAXIMIZE else "above"
             reasons.append(f"is {side} its floor of {track.floor:g}")
+    if result is metric.gate and len(reasons) == len(metric.reasons) and accepted == metric.accepted:
+        return metric  # nearly all of a thousand that are only shown
     return dataclasses.replace(metric, gate=result, reasons=tuple(reasons), accepted=accepted)
 
 

@@ -74,14 +74,16 @@ _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 # Marks that stack on one letter: a few are a language, forty are an attack on the line above.
 _STACK = 2
+_NO_MARKS = re.compile("[ -\u02ff\u2010-\u20cf\u2100-\u22ff]*")
+"""Latin letters and what our own numbers and verdicts are written with; no marks that stack are in there."""
 
 
 def clean(text: str, limit: int = 80) -> str:
     """Return foreign text as one line without hidden characters, at most ``limit`` characters long."""
     # Looking at far more than is shown costs time and changes nothing.
     text = text[: 16 * limit]
-    # Nearly every name is plain, and a report of 1,000 metrics cleans 12,000 of them.
-    plain = text.isascii() and text.isprintable()
+    # Nearly every text is plain, and a report of 1,000 metrics cleans 12,000 of them.
+    plain = text.isprintable() and (text.isascii() or _NO_MARKS.fullmatch(text) is not None)
     line = " ".join((text if plain else _without_hidden(text)).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
