@@ -11,7 +11,9 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from gitops_ml.entries import Entry, EntryCache, ReportEntry, record_entry, report_entry
 from gitops_ml.errors import GitError, ServiceError
 from gitops_ml.git import RefusedError, RejectedError, Repository, locked, replace_file, state_folder
 from gitops_ml.records import (
@@ -25,6 +27,8 @@ from gitops_ml.records import (
     record_from_json,
     series_from_csv,
 )
+
+_E = TypeVar("_E", Entry, ReportEntry)
 
 _PUSHES = 40
 _FAILURES = 4
@@ -110,6 +114,11 @@ class Results:
             self._tip_known = True
         return self._tip
 
+    def lost_tips(self) -> Sequence[str]:
+        """Return the tips that were fetched here and are no longer in the ledger's history: somebody rewrote it."""
+        tip = self.tip
+        return [seen for seen in self._seen_before_rewriting() if tip and not self._repository.is_ancestor(seen, tip)]
+
     def keys(self) -> frozenset[str]:
         """Return the keys that have a record."""
         return frozenset(self._record_folders()) | frozenset(self._local_keys())
@@ -141,6 +150,45 @@ class Results:
                 record = None if content is None else self._record(key, content, None)
                 if record is not None:
                     yield record
+
+    def entries(self) -> tuple[Sequence[Entry], Sequence[ReportEntry]]:
+        """Return what history shows of every record, in order of keys, and of every report, in order of folders.
+
+        What was read once is kept in ``.gitops-ml/history.json`` under the id of its folder's tree. That id names the
+        content, so the cache never goes stale, and whoever removes it loses nothing but the time.
+        """
+        file = self._repository.state / "history.json"
+        try:
+            cache = EntryCache.from_bytes(file.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            cache = EntryCache()
+        folders, report_folders = self._record_folders(), self._report_folders()
+        records = {key: one for key, oid in folders.items() if (one := cache.records.get(oid)) and one.key == key}
+        reports = {
+            name: report
+            for name, oid in report_folders.items()
+            if (report := cache.reports.get(oid)) and report.folder == name
+        }
+        known = len(records) + len(reports)
+        records |= self._entries(
+            {k: oid for k, oid in folders.items() if k not in records}, "record.json", record_entry
+        )
+        lacking = {name: oid for name, oid in report_folders.items() if name not in reports}
+        reports |= self._entries(lacking, "report.json", report_entry)
+        if len(records) + len(reports) > known:
+            now = EntryCache(
+                {folders[key]: entry for key, entry in records.items()},
+                {report_folders[folder]: entry for folder, entry in reports.items()},
+            )
+            state_folder(self._repository.state)
+            replace_file(file, now.to_bytes())
+        for key in self._local_keys() - folders.keys():
+            self._add_entry(records, key, self._local(record_path(key)), record_entry)
+        for path in (self._folder / "reports").glob("*/*/report.json"):
+            folder = path.parent.relative_to(self._folder).as_posix()
+            if folder not in report_folders:
+                self._add_entry(reports, folder, self._local(f"{folder}/report.json"), report_entry)
+        return [records[key] for key in sorted(records)], [reports[folder] for folder in sorted(reports)]
 
     def attempts(self, keys: Iterable[str]) -> Mapping[str, Sequence[Attempt]]:
         """Return the attempts that did not succeed, by key, oldest first."""
@@ -356,8 +404,22 @@ class Results:
             )
         if before and tip and before != tip and not self._repository.is_ancestor(before, tip):
             self._warn(f"the ledger {self._branch} was rewritten: {before[:12]} is not in the history of {tip[:12]}")
+            # Said once, it would be forgotten: from now on the new tip is what was fetched last.
+            seen = self._seen_before_rewriting()
+            if before not in seen:
+                replace_file(self._rewritten, "".join(f"{oid}\n" for oid in (*seen, before)).encode())
         self._set_tip(tip)
         return tip
+
+    @property
+    def _rewritten(self) -> Path:
+        return self._repository.state / "ledger-rewritten"
+
+    def _seen_before_rewriting(self) -> tuple[str, ...]:
+        try:
+            return tuple(_OID.findall(self._rewritten.read_text(encoding="ascii", errors="replace")))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
 
     def _set_tip(self, tip: str | None) -> None:
         self._tip, self._tip_known = tip, True
@@ -377,6 +439,39 @@ class Results:
             for key, entry in (tree or {}).items()
             if _KEY.fullmatch(key) and key[:2] == prefix
         }
+
+    def _report_folders(self) -> dict[str, str]:
+        """Return the tree of each report's folder on the ledger, by its path."""
+        if not self.tip:
+            return {}
+        top = self._repository.entries(f"{self.tip}:reports") or {}
+        trees = self._repository.all_entries([entry.oid for entry in top.values()])
+        return {
+            f"reports/{experiment}/{name}": entry.oid
+            for experiment, tree in zip(top, trees, strict=True)
+            for name, entry in (tree or {}).items()
+            if entry.mode == "040000"
+        }
+
+    def _entries(self, folders: Mapping[str, str], file: str, read: Callable[[bytes, str], _E]) -> dict[str, _E]:
+        """Return the entries of a file in each folder (path by tree); what is none is left out and named."""
+        found: dict[str, _E] = {}
+        names = list(folders)
+        for start in range(0, len(names), _PAGE):
+            page = names[start : start + _PAGE]
+            objects = self._repository.objects([f"{folders[name]}:{file}" for name in page])
+            for name, one in zip(page, objects, strict=True):
+                self._add_entry(found, name, one.data if one and one.kind == "blob" else None, read)
+        return found
+
+    def _add_entry(self, found: dict[str, _E], name: str, data: bytes | None, read: Callable[[bytes, str], _E]) -> None:
+        if data is None:
+            return
+        try:
+            found[name] = read(data, name)
+        except RecordError as error:
+            what = name if "/" in name else f"the record {name[:12]}"
+            self._warn(f"{what} cannot be read and is left out: {error}")
 
     def _local_keys(self) -> set[str]:
         files = (self._folder / "records").glob("??/*/record.json")
@@ -457,6 +552,7 @@ def folder_of_state(state: Path) -> Path:
 
 _PAGE = 512
 _KEY = re.compile(r"[0-9a-f]{64}")
+_OID = re.compile(r"^[0-9a-f]{40,64}$", re.MULTILINE)
 _REPORT_LINK = re.compile(r"reports/([a-z0-9][a-z0-9-]{0,62})/[0-9a-f]+-[0-9a-f]+/")
 _README_INTRO = (
     "Written by gitops-ml, never by hand: `records/` holds what each training left, under the key of all that\n"

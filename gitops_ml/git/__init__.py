@@ -229,6 +229,30 @@ class Repository:
         done = self._act(["merge-base", "--is-ancestor", checked_oid(commit), checked_oid(tip)], check=False)
         return done.returncode == 0
 
+    def rewrites(self, tip: str, folders: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+        """Yield (commit, what was done, path) for each file below the folders that some commit changed or removed.
+
+        Newest first. Against every parent: a merge that drops what one side had is found too.
+        """
+        args = ["log", "--format=%x01%H", "--raw", "-z", "-r", "-m", "--full-history", "--no-renames", "--no-abbrev"]
+        # A file's name may be anything; a pathspec is not to be read as a pattern.
+        args += [
+            "--no-show-signature",
+            "--diff-filter=a",
+            checked_oid(tip),
+            "--",
+            *(f":(top,literal){f}" for f in folders),
+        ]
+        commit, pending = "", ""
+        for word in os.fsdecode(self._act(args).stdout).split("\0"):
+            if pending:
+                yield commit, _REWRITES.get(pending, "changed"), word
+                pending = ""
+            elif word.lstrip("\n").startswith("\x01"):
+                commit = word.lstrip("\n")[1:].rstrip("\n")
+            elif word.lstrip("\n").startswith(":"):
+                pending = word.rstrip("\n").rpartition(" ")[2][:1]
+
     def tree(self, commit: str, label: str) -> Tree:
         """Return the commit's whole tree, submodules as their commits."""
         tree = self._tree_of(commit)
@@ -675,6 +699,7 @@ _PUSH = (
     "--no-follow-tags",
     "--recurse-submodules=no",
 )
+_REWRITES = {"D": "removed", "M": "changed", "T": "changed its kind"}
 _REF = re.compile(r"(?!.*(\.\.|//|@\{|\.lock(/|$)|/\.|/$|\.$))[^\x00-\x20\x7f~^:?*\[\\.+/-][^\x00-\x20\x7f~^:?*\[\\]*")
 _REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
 _PAGE = 256
