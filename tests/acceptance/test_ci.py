@@ -1,9 +1,7 @@
 """``gitops-ml ci`` from the event to the ledger, on real repositories with real trainings on this machine."""
 
-import dataclasses
 import io
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,132 +12,9 @@ import pytest
 from gitops_ml.errors import ExitCode
 from gitops_ml.main import main
 from gitops_ml.tools import Tools
+from tests.fakes.ci_jobs import BETTER, HOME, SPEC, TRAIN, WORSE, Result, World, comment_payload, pull_payload
 from tests.fakes.github import FakeGitHub
-from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
-
-TRAIN = """
-import json, os, sys
-lr = float(sys.argv[1])
-seed = int(os.environ["GITOPS_ML_SEED"])
-print("::add-mask::everything")
-json.dump({"accuracy": 1 - abs(lr - 0.1) + seed / 1000}, open("metrics.json", "w"))
-"""
-SPEC = """
-version: 1
-name: digits
-run: python3 train.py ${params.lr}
-code: {include: [train.py]}
-params: {lr: 0.2}
-seeds: [0, 1, 2]
-metrics:
-  read: [metrics.json]
-  track: [{name: accuracy, goal: maximize, gate: fail, tolerance: 0.001}]
-"""
-BETTER, WORSE = SPEC.replace("lr: 0.2", "lr: 0.1"), SPEC.replace("lr: 0.2", "lr: 0.5")
-
-
-@dataclasses.dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-    outputs: dict[str, str]
-    summary: str
-    statuses: dict[str, Any]
-    comment: str
-
-    @property
-    def trained(self) -> int:
-        found = re.search(r"(\d+) trials? succeeded", self.out)
-        return int(found[1]) if found else 0
-
-
-class World:
-    """A remote with one experiment on main, and jobs that see a clone each, as a CI's runners do."""
-
-    def __init__(self, tmp_path: Path, files: dict[str, str]) -> None:
-        self.folder = tmp_path
-        self.remote = make_remote(tmp_path / "remote.git")
-        self.work = make_repository(tmp_path / "work", files, remote=self.remote)
-        self.runs = 0
-
-    def push(self, files: dict[str, str], branch: str = "wider") -> str:
-        if branch not in git(self.work, "branch", "--format=%(refname:short)").splitlines():
-            git(self.work, "switch", "-q", "-c", branch)
-        git(self.work, "switch", "-q", branch)
-        head = commit(self.work, files, f"change {self.runs}")
-        git(self.work, "push", "-q", "-u", "origin", branch)
-        return head
-
-    def ci(self, name: str, payload: dict[str, Any], *options: str, keep: str | None = None, **more: str) -> Result:
-        """Run one job of one event on a clone of its own, unless it is to be kept under a name."""
-        self.runs += 1
-        place = self.folder / (keep or f"runner{self.runs}")
-        if not place.exists():
-            git(self.folder, "clone", "-q", self.remote.as_uri(), str(place))
-        files = {key: self.folder / f"{key}{self.runs}" for key in ("event", "output", "summary")}
-        files["event"].write_text(json.dumps(payload))
-        environ = {
-            **ENVIRON,
-            "GITHUB_ACTIONS": "true",
-            "GITHUB_REPOSITORY": "acme/vision",
-            "GITHUB_SERVER_URL": "https://github.example",
-            "GITHUB_EVENT_NAME": name,
-            "GITHUB_EVENT_PATH": str(files["event"]),
-            "GITHUB_OUTPUT": str(files["output"]),
-            "GITHUB_STEP_SUMMARY": str(files["summary"]),
-            "GITHUB_RUN_ID": str(1000 + self.runs),
-            "USER": "dana",
-            **more,
-        }
-        out, err = io.StringIO(), io.StringIO()
-        tools = Tools(cwd=place, environ=environ, out=out, err=err)
-        code = main(["ci", "--forge", "local", *options], tools)
-        state = place / ".gitops-ml"
-        statuses, comment = state / "statuses.json", state / "comment.md"
-        return Result(
-            code=code,
-            out=out.getvalue(),
-            err=err.getvalue(),
-            outputs=_outputs(files["output"]),
-            summary=files["summary"].read_text() if files["summary"].exists() else "",
-            statuses=json.loads(statuses.read_text()) if statuses.exists() else {},
-            comment=comment.read_text() if comment.exists() else "",
-        )
-
-    def pushed(self, head: str, branch: str = "main", before: str = "0" * 40, **more: Any) -> Result:
-        payload = {"ref": f"refs/heads/{branch}", "before": before, "after": head, "repository": _HOME}
-        return self.ci("push", payload, **more)
-
-    def changed(self, head: str, *options: str, **more: Any) -> Result:
-        return self.ci("pull_request", _pull(head), *options, **more)
-
-    def main(self) -> str:
-        return git(self.remote, "rev-parse", "main")
-
-    def ledger(self) -> list[str]:
-        found = git(self.remote, "for-each-ref", "refs/heads/gitops-ml/reports")
-        return git(self.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports").splitlines() if found else []
-
-    def merge(self, branch: str = "wider") -> str:
-        git(self.work, "switch", "-q", "main")
-        git(self.work, "merge", "-q", "--no-ff", "-m", "merge", branch)
-        git(self.work, "push", "-q", "origin", "main")
-        return git(self.work, "rev-parse", "HEAD")
-
-
-_HOME = {"id": 1, "default_branch": "main"}
-
-
-def _pull(head: str, action: str = "synchronize", *, draft: bool = False, fork: bool = False) -> dict[str, Any]:
-    where = {"sha": head, "ref": "wider", "repo": {"id": 2 if fork else 1}}
-    pull = {"number": 7, "head": where, "base": {"ref": "main"}, "draft": draft}
-    return {"action": action, "pull_request": pull, "repository": _HOME, "sender": {"login": "dana"}}
-
-
-def _outputs(file: Path) -> dict[str, str]:
-    text = file.read_text() if file.exists() else ""
-    return {name: value for name, _, value in re.findall(r"(?m)^([a-z-]+)<<(\S+)\n(.*)\n\2$", text)}
+from tests.fakes.repositories import ENVIRON, git
 
 
 @pytest.fixture
@@ -250,7 +125,7 @@ def test_ci__change_to_a_branch_with_a_looser_policy__is_held_to_the_default_bra
     world.push({"gitops-ml.yaml": "policy: {backends: [slurm]}\n"}, "main")
     world.push({"gitops-ml.yaml": "policy: {backends: [local]}\n"}, "loose")
     head = world.push({"experiment.yaml": BETTER})
-    payload = _pull(head)
+    payload = pull_payload(head)
     payload["pull_request"]["base"]["ref"] = "loose"
     change = world.ci("pull_request", payload)
 
@@ -299,14 +174,14 @@ def test_ci__laptop_record_on_the_ledger__gates_nothing_in_ci(world):
 
 def test_ci__fork__is_planned_and_nothing_more(world):
     head = world.push({"experiment.yaml": BETTER})
-    fork = world.ci("pull_request", _pull(head, fork=True))
+    fork = world.ci("pull_request", pull_payload(head, fork=True))
 
     assert (fork.code, fork.trained, fork.statuses, fork.comment, world.ledger()) == (0, 0, {}, "", [])
 
 
-def test_ci__draft__is_planned_in_the_comment(world):
+def test_ci__draft__is_planned_in_thecomment_payload(world):
     head = world.push({"experiment.yaml": BETTER})
-    draft = world.ci("pull_request", _pull(head, draft=True))
+    draft = world.ci("pull_request", pull_payload(head, draft=True))
 
     assert (draft.code, draft.trained, draft.outputs["verdict"]) == (ExitCode.OK, 0, "planned")
     assert "a draft: plan only" in draft.comment
@@ -323,7 +198,7 @@ def test_ci__invalid_spec__is_annotated_on_its_line(world):
 
 def test_ci__remote_gone__trains_nothing(world):
     head = world.push({"experiment.yaml": BETTER})
-    world.ci("pull_request", _pull(head, fork=True), keep="runner")
+    world.ci("pull_request", pull_payload(head, fork=True), keep="runner")
     shutil.move(world.remote, world.folder / "gone.git")
     change = world.changed(head, keep="runner")
 
@@ -340,7 +215,7 @@ def test_ci__merge_queue__takes_the_verdict_of_the_same_content(world, trained, 
     git(world.work, "push", "-q", "origin", "queue")
     queued = git(world.work, "rev-parse", "HEAD")
     group = {"head_sha": queued, "head_ref": "refs/heads/queue", "base_ref": "refs/heads/main"}
-    payload = {"action": "checks_requested", "merge_group": group, "repository": _HOME}
+    payload = {"action": "checks_requested", "merge_group": group, "repository": HOME}
     done = world.ci("merge_group", payload)
 
     assert (done.code, done.trained) == (code, 0)
@@ -356,23 +231,13 @@ def test_ci__branch_without_a_change__is_planned_and_nothing_more(world):
 
 def test_ci__closed_change__has_nothing_left_to_end(world):
     head = world.push({"experiment.yaml": BETTER})
-    done = world.ci("pull_request", _pull(head, "closed"))
+    done = world.ci("pull_request", pull_payload(head, "closed"))
 
     assert (done.code, done.trained) == (ExitCode.OK, 0)
     assert "0 trainings ended" in done.out
 
 
 # Commands
-
-
-def _comment(body: str, author: str = "dana") -> dict[str, Any]:
-    return {
-        "action": "created",
-        "issue": {"number": 7, "pull_request": {}},
-        "comment": {"body": body, "user": {"login": author}},
-        "repository": _HOME,
-        "sender": {"login": author},
-    }
 
 
 @pytest.fixture
@@ -388,7 +253,7 @@ def test_ci__run_command__trains_exactly_the_commit_it_names(asked):
     world, head = asked
     assert world.changed(head, keep="runner").trained == 0
 
-    done = world.ci("issue_comment", _comment(f"/gitops-ml run digits --sha {head}"), keep="runner")
+    done = world.ci("issue_comment", comment_payload(f"/gitops-ml run digits --sha {head}"), keep="runner")
     assert (done.code, done.trained) == (ExitCode.OK, 6), done.err
 
 
@@ -401,7 +266,7 @@ def test_ci__run_command__trains_exactly_the_commit_it_names(asked):
 )
 def test_ci__run_command_that_does_not_count__trains_nothing_and_says_why(asked, body, author, why):
     world, head = asked
-    done = world.ci("issue_comment", _comment(body.format(head=head), author), keep="runner")
+    done = world.ci("issue_comment", comment_payload(body.format(head=head), author), keep="runner")
 
     assert (done.code, done.trained) == (ExitCode.DENIED, 0)
     assert why in done.out
@@ -409,7 +274,7 @@ def test_ci__run_command_that_does_not_count__trains_nothing_and_says_why(asked,
 
 def test_ci__run_command_without_a_commit__is_answered_with_the_whole_line(asked):
     world, head = asked
-    done = world.ci("issue_comment", _comment("/gitops-ml run"), keep="runner")
+    done = world.ci("issue_comment", comment_payload("/gitops-ml run"), keep="runner")
     answer = (world.folder / "runner" / ".gitops-ml" / "comment-default.answer.md").read_text()
 
     assert (done.code, done.trained) == (ExitCode.DENIED, 0)
@@ -419,7 +284,7 @@ def test_ci__run_command_without_a_commit__is_answered_with_the_whole_line(asked
 
 def test_ci__help_command__is_answered(asked):
     world, _ = asked
-    done = world.ci("issue_comment", _comment("/gitops-ml dance"), keep="runner")
+    done = world.ci("issue_comment", comment_payload("/gitops-ml dance"), keep="runner")
 
     assert done.code == ExitCode.OK
     assert "there is no command `dance`" in done.out
@@ -517,17 +382,17 @@ def _on_github(world: World, fake: FakeGitHub, name: str, payload: dict[str, Any
     return world.ci(name, payload, "--forge", "github", keep="runner", **environ)
 
 
-def test_ci__on_github__a_writers_run_command_means_the_commit_of_our_last_comment(github):
+def test_ci__on_github__a_writers_run_command_means_the_commit_of_our_lastcomment_payload(github):
     world, head, fake = github
-    plan = _on_github(world, fake, "pull_request", _pull(head))
+    plan = _on_github(world, fake, "pull_request", pull_payload(head))
     assert (plan.code, plan.trained) == (ExitCode.OK, 0), plan.err
     assert [status["state"] for status in fake.statuses] == ["pending"]
 
-    stranger = _on_github(world, fake, "issue_comment", _comment("/gitops-ml run", "stranger"))
+    stranger = _on_github(world, fake, "issue_comment", comment_payload("/gitops-ml run", "stranger"))
     assert (stranger.code, stranger.trained) == (ExitCode.DENIED, 0)
     assert "they have read" in stranger.out
 
-    done = _on_github(world, fake, "issue_comment", _comment("/gitops-ml run", "rob"))
+    done = _on_github(world, fake, "issue_comment", comment_payload("/gitops-ml run", "rob"))
     assert (done.code, done.trained, done.outputs["verdict"]) == (ExitCode.OK, 6, "pass"), done.err
     (comment,) = fake.by("github-actions[bot]")
     assert "digits: better" in comment.body
@@ -537,10 +402,10 @@ def test_ci__on_github__a_writers_run_command_means_the_commit_of_our_last_comme
 
 def test_ci__on_github__head_moved_after_the_plan__trains_nothing(github):
     world, head, fake = github
-    _on_github(world, fake, "pull_request", _pull(head))
+    _on_github(world, fake, "pull_request", pull_payload(head))
     fake.pulls[7].head = world.push({"train.py": TRAIN + "# malicious\n"})
     git(world.folder / "runner", "fetch", "-q", "origin")
-    done = _on_github(world, fake, "issue_comment", _comment("/gitops-ml run", "rob"))
+    done = _on_github(world, fake, "issue_comment", comment_payload("/gitops-ml run", "rob"))
 
     assert (done.code, done.trained) == (ExitCode.DENIED, 0)
     assert "the approval is for" in done.out
