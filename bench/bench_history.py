@@ -1,7 +1,7 @@
 """History over a ledger of 10,000 records and 2,000 reports, as a process of its own each time.
 
-``log --where`` warm (asked before, the ledger unchanged) and from a fresh clone over a local git server, ``verify``, and
-what the ledger weighs; its growth per report is taken at a tenth of the size too.
+``log --where`` warm (asked before, the ledger unchanged) and from a fresh clone over a local git server, ``verify``,
+and what the ledger weighs; its growth per report is taken at a tenth of the size too.
 """
 
 import json

@@ -13,7 +13,7 @@ from typing import Any
 from gitops_ml.errors import ExitCode
 from gitops_ml.main import main
 from gitops_ml.tools import Tools
-from tests.fakes.ci_jobs import HOME, World, pull_payload
+from tests.fakes.ci_jobs import World, pull_payload
 from tests.fakes.github import FakeGitHub, Pull, Token
 from tests.fakes.repositories import ENVIRON, git
 from tests.fakes.server import Call
@@ -50,7 +50,7 @@ class _Job:
 
 def _ci(place: str, environ: dict[str, str], log: str) -> None:
     """Be the process of one job."""
-    with open(log, "w", encoding="utf-8") as out:
+    with Path(log).open("w", encoding="utf-8") as out:
         code = main(["ci", "--forge", "github"], Tools(cwd=Path(place), environ=environ, out=out, err=out))
     os._exit(code)
 
