@@ -17,7 +17,7 @@ from gitops_ml.globs import compiled
 from gitops_ml.planning import Action, Base, ExperimentPlan, Plan, Situation, Specs, Tree
 from gitops_ml.records import BaselineChoice, Version
 from gitops_ml.spec import At, Experiment, Missing
-from gitops_ml.validation import load
+from gitops_ml.validation import linked, load
 
 _ANCESTORS = 200
 """How far ``missing: ancestor`` looks back along first parents."""
@@ -278,7 +278,8 @@ class Planner:
         for path in paths:
             oid = tree.files[path].oid
             if (path, oid) not in self._parsed:
-                self._parsed[path, oid] = load(tree.read(oid), path)
+                is_link = tree.files[path].mode == "120000"
+                self._parsed[path, oid] = (None, (linked(path),)) if is_link else load(tree.read(oid), path)
             experiment, findings = self._parsed[path, oid]
             if experiment is None:
                 broken[path] = next(f.message for f in findings if f.severity is Severity.ERROR)

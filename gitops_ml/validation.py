@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from gitops_ml import plugins
-from gitops_ml.diagnostics import Diagnostic, Severity
+from gitops_ml.diagnostics import Diagnostic, Position, Severity
 from gitops_ml.globs import compiled, folder_of, is_glob, rooted
 from gitops_ml.schema import accepts, findings, nearest, nearest_or_all
 from gitops_ml.source import Path, Source, read_source, shown, strings
@@ -139,6 +139,12 @@ def _experiment(source: Source, broken: frozenset[str], *, valid: bool) -> Exper
 
 
 _KEYS = frozenset(field.name for field in dataclasses.fields(Experiment)) - {"path"} | {"version"}
+
+
+def linked(path: str) -> Diagnostic:
+    """Return the finding on a spec that is a symbolic link: what it shows could lie anywhere on the machine."""
+    message = "a spec is a file of its own, not a symbolic link; put the text here, or leave the link out of `specs`"
+    return Diagnostic(file=path, position=Position(1, 1), code="symlink", message=message)
 
 
 def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:

@@ -14,7 +14,7 @@ from gitops_ml.project import PROJECT_FILE, Project, project_from
 from gitops_ml.source import MAX_BYTES
 from gitops_ml.spec import Experiment
 from gitops_ml.tools import Tools
-from gitops_ml.validation import Files, TreeFiles, in_order, load, same_names
+from gitops_ml.validation import Files, TreeFiles, in_order, linked, load, same_names
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -127,9 +127,12 @@ def _discovered(top: Path) -> tuple[str, Sequence[Diagnostic]]:
         found += problems
     tree = WorkTree(top)
     globs = (project or Project()).specs
-    texts = {path: (_read(top / path, path), tree) for path in _select(tree, globs)}
-    note = "" if texts else f" (none matches {', '.join(globs)})"
-    return counted(len(texts), "spec") + note, in_order([*found, *_findings(texts)])
+    selected = _select(tree, globs)
+    links = [path for path in selected if (top / path).is_symlink()]
+    found += [linked(path) for path in links]
+    texts = {path: (_read(top / path, path), tree) for path in selected if path not in links}
+    note = "" if selected else f" (none matches {', '.join(globs)})"
+    return counted(len(selected), "spec") + note, in_order([*found, *_findings(texts)])
 
 
 def _below(folder: Path, given: str, top: Path) -> dict[str, tuple[bytes, Files]]:
@@ -171,9 +174,12 @@ def _commit(paths: Sequence[str], revision: str, tools: Tools) -> tuple[str, Seq
     else:
         selected = list(filter(compiled((project or Project()).specs), tree.files))
     texts: dict[str, tuple[bytes, Files]] = {
-        path: (tree.read(tree.files[path].oid), files) for path in selected if path != PROJECT_FILE
+        path: (tree.read(tree.files[path].oid), files)
+        for path in selected
+        if path != PROJECT_FILE and path not in links
     }
-    checked = f"{counted(len(texts), 'spec')} at {commit[:12]}"
+    found += [linked(path) for path in selected if path in links]
+    checked = f"{counted(len(selected), 'spec')} at {commit[:12]}"
     return checked, in_order([*found, *_findings(texts)])
 
 

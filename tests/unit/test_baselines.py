@@ -324,3 +324,17 @@ def test_plan__removed_experiment__named(repository):
     relations = {e.experiment.name: e.relation for e in plan(repository).experiments}
 
     assert relations == {"tiny": Relation.SAME, "other": Relation.REMOVED}
+
+
+def test_plan__spec_is_a_symbolic_link__not_followed(repository):
+    (repository / "experiments").mkdir()
+    (repository / "experiments/x.yaml").symlink_to("/etc/passwd")
+    git(repository, "add", "experiments/x.yaml")
+
+    with pytest.raises(InvalidSpecError) as caught:
+        plan(repository)
+
+    assert str(caught.value) == (
+        "experiments/x.yaml:1:1: a spec is a file of its own, not a symbolic link; "
+        "put the text here, or leave the link out of `specs` [symlink]"
+    )

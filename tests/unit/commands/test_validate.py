@@ -213,3 +213,13 @@ def test_schema__unknown_name__names_the_known(tmp_path):
 
     assert main(["schema", "experimnt.v1"], Tools(cwd=tmp_path, environ={}, err=err)) == 2
     assert err.getvalue().startswith("no schema is called `experimnt.v1`; did you mean `experiment.v1`?; known are: ")
+
+
+def test_validate__spec_is_a_symbolic_link__neither_followed_nor_quoted(repository):
+    (repository / "experiments" / "x.yaml").symlink_to("/etc/passwd")
+
+    code, out, _ = validate(repository)
+
+    assert code == 1
+    assert "experiments/x.yaml:1:1: a spec is a file of its own, not a symbolic link" in out
+    assert "root" not in out
