@@ -19,6 +19,10 @@ from tests.fakes.repositories import ENVIRON, git
 from tests.fakes.server import Call
 
 CHANGES, PUSHES, AT_A_TIME = 10, 50, 3
+_SLOW_TO_LOAD = (
+    *("github", "matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg", "requests"),
+    *("gitops_ml.commands.ci", "gitops_ml.backends.local", "gitops_ml.forges.github", "gitops_ml.plots"),
+)
 # One process and no interpreter: what is tested is what happens around it.
 SPEC = """
 version: 1
@@ -63,7 +67,7 @@ class _Storm:
         self.jobs: list[_Job] = []
         # Processes that are made from one which has everything loaded, and no thread.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["tests.acceptance.test_ci_storm", "github", "gitops_ml.commands.ci"])
+        self.context.set_forkserver_preload(["tests.acceptance.test_ci_storm", *_SLOW_TO_LOAD])
         fake.before_answer = self._called
 
     def _called(self, call: Call) -> None:
