@@ -321,7 +321,8 @@ def _experiment(
         gate=max((metric.gate for metric in deciding.metrics), key=order.index, default=GateResult.PASS),
         notes=(
             *deciding.notes,
-            *_checkpoints(deciding, predictions, setting.rule),
+            # Of other examples, or judged by other code, the scores do not mean the same.
+            *([] if "" in setting.incomparable else _checkpoints(deciding, predictions, setting.rule)),
             *_notes(entry, head, base, decides),
         ),
     )

@@ -5,7 +5,7 @@ believed: the digest comes by another way (the training job's output), trials an
 and records are made anew from the raw files. What is left to believe is what was measured: metrics, times, cost.
 
     handover.json              attempts, and the list of each trial's files
-    outputs/<key>/...          files that metrics are read from, and artifacts for the ledger
+    outputs/<key>/...          files that metrics are read from, predictions, and artifacts for the ledger
 """
 
 import dataclasses
@@ -84,6 +84,7 @@ def _wanted(trial: Trial) -> Any:
     experiment = trial.experiment
     globs = [g for read in experiment.metrics.read for g in (read.path, f"{read.path.rstrip('/')}/**")]
     kept = [a.path for a in experiment.artifacts if a.store == "git"]
+    kept += [experiment.metrics.predictions] if experiment.metrics.predictions else []
     return compiled((*globs, *(g for path in kept for g in (path, f"{path.rstrip('/')}/**"))))
 
 

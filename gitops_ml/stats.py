@@ -267,7 +267,7 @@ def bootstrap_interval(
         np.mean,
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, 10_000_000 // len(differences)),
+        batch=max(1, 2_000_000 // len(differences)),
         confidence_level=confidence,
         method="BCa",
         rng=np.random.default_rng(seed),

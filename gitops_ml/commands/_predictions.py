@@ -23,7 +23,9 @@ def predictions(plan: Plan, records: Mapping[str, Record], tools: Tools) -> Mapp
             continue
         for key in (*sides[0], *sides[1]):
             kept = next((file for file in records[key].files if file.path == path), None)
-            if kept is not None and (scores := _predictions(key, kept, tools)) is not None:
+            if kept is None:
+                tools.note(f"warning: {key[:12]} left no {path}; nothing is compared example by example")
+            elif (scores := _predictions(key, kept, tools)) is not None:
                 found[key] = scores
     return found
 

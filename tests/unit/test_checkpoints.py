@@ -1,13 +1,14 @@
 """Two checkpoints on one test set: what is said, and that it comes from what the trainings left."""
 
 import io
+import random
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from scipy import stats as oracle
 
-from gitops_ml.checkpoints import paired_sentence
+from gitops_ml.checkpoints import BOOTSTRAP_MAX, paired_sentence
 from gitops_ml.main import main
 from gitops_ml.records import Predictions
 from gitops_ml.tools import Tools
@@ -59,6 +60,18 @@ def test_paired_sentence__scores__the_same_interval_every_time() -> None:
     assert found[0].startswith("20 examples: the mean score differs by +0.095 (90 % interval +0.06")
 
 
+def test_paired_sentence__more_examples_than_a_bootstrap_bears__normal_interval() -> None:
+    draw = random.Random(1).gauss
+    before = [draw(0, 1) for _ in range(BOOTSTRAP_MAX + 1)]
+    after = [value + draw(0.02, 0.5) for value in before]
+
+    found = paired_sentence(predictions(before, "score"), predictions(after, "score"), 0.9, keys=("a", "b"))
+
+    differences = [h - b for h, b in zip(after, before, strict=True)]
+    low, high = oracle.norm.interval(0.9, sum(differences) / len(differences), oracle.sem(differences))
+    assert f"(90 % interval {low:+.4g} to {high:+.4g}, normal)" in found
+
+
 def test_paired_sentence__other_examples__said() -> None:
     base, head = predictions([1, 0, 1]), predictions([1, 1, 1], first=1)
 
@@ -91,7 +104,38 @@ def test_compare__trainings_that_left_predictions__paired_example_by_example(tmp
     assert code == 0
 
 
+def test_compare__evaluation_data_changed__examples_are_not_paired(tmp_path: Path) -> None:
+    spec = f"{SPEC}data: [{{name: test, uri: test.csv, role: eval}}]\n"
+    folder = make_repository(tmp_path / "r", {"experiment.yaml": spec, "train.py": TRAIN, "test.csv": "1"})
+    git(folder, "switch", "-q", "-c", "change")
+    commit(folder, {"test.csv": "2"})
+    assert _command(folder, "run")[0] == 0
+
+    code, out = _command(folder, "compare")
+
+    assert (code, "not comparable" in out, "examples" in out) == (1, True, False)
+
+
+def test_compare__training_left_no_predictions__warned(tmp_path: Path) -> None:
+    folder = make_repository(tmp_path / "r", {"experiment.yaml": SPEC, "train.py": TRAIN})
+    git(folder, "switch", "-q", "-c", "change")
+    commit(folder, {"train.py": TRAIN.replace("out/predictions", "out/other")})
+    assert _command(folder, "run")[0] == 0
+
+    assert "example" not in _command(folder, "compare")[1]
+    assert "left no out/predictions.csv; nothing is compared example by example" in _notes(folder, "compare")
+
+
 def _command(folder: Path, *argv: str) -> tuple[int, str]:
+    code, out, _ = _called(folder, *argv)
+    return code, out
+
+
+def _notes(folder: Path, *argv: str) -> str:
+    return _called(folder, *argv)[2]
+
+
+def _called(folder: Path, *argv: str) -> tuple[int, str, str]:
     tools = Tools(
         cwd=folder,
         environ=ENVIRON,
@@ -102,4 +146,5 @@ def _command(folder: Path, *argv: str) -> tuple[int, str]:
     tools.interpreter = {"python": "3.11", "platform": "linux-x86_64", "packages": []}
     code = main([*argv, "--offline"], tools)
     assert isinstance(tools.out, io.StringIO)
-    return code, tools.out.getvalue()
+    assert isinstance(tools.err, io.StringIO)
+    return code, tools.out.getvalue(), tools.err.getvalue()

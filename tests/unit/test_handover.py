@@ -69,6 +69,19 @@ def test_take__what_was_handed_over__makes_the_record_anew(tmp_path):
     ]
 
 
+def test_take__predictions__reach_the_ledger_of_the_job_that_publishes(tmp_path):
+    of = trial(experiment(metrics=Metrics(read=(Read(path="out/metrics.json"),), predictions="out/preds.csv")))
+    (tmp_path / "outputs/out").mkdir(parents=True)
+    (tmp_path / "outputs/out/preds.csv").write_text("id,correct\na,1\n")
+
+    taken = take(tmp_path / "raw", _made(tmp_path / "raw", of), [of], CI)
+
+    folder = f"records/{of.key[:2]}/{of.key}"
+    made = record_from_json(json_document(taken.files[f"{folder}/record.json"]))
+    assert taken.files[f"{folder}/outputs/out/preds.csv"] == b"id,correct\na,1\n"
+    assert {file.path: file.store for file in made.files}["out/preds.csv"] == "git"
+
+
 def test_take__metric_changed_on_the_way__takes_nothing(tmp_path):
     digest = _made(tmp_path / "raw")
     (tmp_path / "raw" / "outputs" / TRIAL.key / "out" / "metrics.json").write_text('{"accuracy": 1.0}')
