@@ -50,7 +50,8 @@ def comment(
     """Return the comment for all experiments of a change, its marker first, in at most ``budget_bytes`` bytes of UTF-8.
 
     Args:
-        images: None draws Mermaid charts in place of pictures.
+        images: addresses of the pictures by experiment. None draws Mermaid charts in their place, and so does an
+            experiment none of whose pictures has an address; one that has no pictures at all gets nothing.
         report_url: where the full report stands; linked as such, so it must be one of ours.
         budget_bytes: at least 1,500.
     """
@@ -111,8 +112,9 @@ def _entity(character: str) -> str:
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9 ]")
 # What may mean something in Markdown, depending on what stands around it: all but letters, digits and these.
 _DOUBTFUL = re.compile(r"""[^\w ,()%+=;/'"\N{MINUS SIGN}±→↑↓–…∞×]|_""")
-# What a forge turns into a link to a user, issue, change, snippet, label, milestone or alert when a word follows.
-_REFERENCE = re.compile(r"""([@#!$&%~^])(?=[\w"'])|\b(GH-)(?=\d)""", re.IGNORECASE)
+# What a forge turns into a link to a user, issue, change, snippet, label, milestone or alert when a word follows. An
+# address is one more: GitLab looks for them in the text that is already rendered, where an entity is its character.
+_REFERENCE = re.compile(r"""([@#!$&%~^])(?=[\w"'])|(:)(?=//)|\b(GH-)(?=\d)""", re.IGNORECASE)
 
 _BLOCK_START = re.compile(r"\s*(?:\d+[.)]|[+=])(?=\s|=|$)")
 """What begins a list or underlines a heading, at the start of a line."""
@@ -236,7 +238,7 @@ def _document(comparison: Comparison, detail: Detail, images: Images | None, rep
             if len(experiments) > 1:
                 blocks.append(f"### {code(experiment.name)}")
             pictures = None if images is None else images.get(experiment.name, {})
-            blocks += _sections(experiment, detail, pictures)
+            blocks += _sections(experiment, detail, pictures, linked=True)
         blocks += _others(comparison)
     blocks.append(_end(detail, report_url))
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -282,7 +284,10 @@ def _end(detail: Detail, report_url: str | None) -> str:
 # One experiment
 
 
-def _sections(experiment: ExperimentComparison, detail: Detail, images: Mapping[str, str | None] | None) -> list[str]:
+def _sections(
+    experiment: ExperimentComparison, detail: Detail, images: Mapping[str, str | None] | None, *, linked: bool = False
+) -> list[str]:
+    """``linked``: the pictures stand elsewhere, so whether a reader sees them is not known here."""
     gated, changed, rest = wording.tiers(experiment.metrics)
     blocks: list[str] = []
     if detail.facts:
@@ -290,7 +295,7 @@ def _sections(experiment: ExperimentComparison, detail: Detail, images: Mapping[
     blocks += _metrics_table(gated[: detail.gated], len(gated))
     if detail.facts:
         blocks += ["\n".join(f"- {prose(reason)}" for reason in wording.reasons(experiment)[:20])]
-    blocks += _charts(experiment, detail, images)
+    blocks += _charts(experiment, detail, images, linked=linked)
     blocks += _changed(changed, detail, folded=bool(gated))
     if rest and detail.rest:
         title = f"{wording.count(len(rest), 'metric')} unchanged"
@@ -355,20 +360,29 @@ def _changed(metrics: Sequence[MetricComparison], detail: Detail, *, folded: boo
     yield details(title, body) if folded else body
 
 
-def _charts(experiment: ExperimentComparison, detail: Detail, images: Mapping[str, str | None] | None) -> Iterator[str]:
-    if images is not None:
-        shown = [(name, url) for name, url in images.items() if url][: detail.charts]
+def _charts(
+    experiment: ExperimentComparison, detail: Detail, images: Mapping[str, str | None] | None, *, linked: bool
+) -> Iterator[str]:
+    if images is not None and not images:
+        return
+    wanted = [name for plot in experiment.plots for name in plot.y]
+    curves = [c for point in experiment.points[:1] for c in point.curves if not wanted or c.name in wanted]
+    charts = (chart for chart in map(mermaid, curves[:4]) if chart)
+    shown = [(name, url) for name, url in (images or {}).items() if url]
+    if shown:
+        shown = shown[: detail.charts]
         yield "\n".join(f"![{_alt(name)}]({url})" for name, url in shown[:2])
         if len(shown) > 2:
             pictures = "\n".join(f"![{_alt(name)}]({url})" for name, url in shown[2:])
             yield details(f"{len(shown) - 2} more plots", pictures)
+        # In an e-mail, or where a picture on a private host is not shown, the numbers are still there.
+        if linked and shown and (chart := next(charts, None)):
+            yield details("Without pictures", chart)
         return
-    wanted = [name for plot in experiment.plots for name in plot.y]
-    curves = [c for point in experiment.points[:1] for c in point.curves if not wanted or c.name in wanted]
-    charts = [chart for chart in (mermaid(c) for c in curves[:4]) if chart][: detail.charts]
-    yield from charts[:1]
-    if len(charts) > 1:
-        yield details(f"{wording.count(len(charts) - 1, 'more chart')}", "\n\n".join(charts[1:]))
+    drawn = list(charts)[: detail.charts]
+    yield from drawn[:1]
+    if len(drawn) > 1:
+        yield details(f"{wording.count(len(drawn) - 1, 'more chart')}", "\n\n".join(drawn[1:]))
 
 
 def _alt(name: str) -> str:

@@ -197,6 +197,11 @@ def test_prose__mention_outside_code__is_split_from_its_name():
     )
 
 
+def test_prose__address_outside_code__is_split_from_its_scheme():
+    # GitLab links addresses in rendered text: an entity alone is no guard there.
+    assert "&#58;&#8203;&#47;&#47;" in markdown.prose("in https://evil.example units").replace("/", "&#47;")
+
+
 @given(st.integers(1500, 40_000))
 @settings(max_examples=12, deadline=None)
 def test_comment__any_budget__fits_and_is_valid(budget):
@@ -326,8 +331,32 @@ def test_comment__images__link_only_what_was_published():
     text = markdown.comment(fakes.comparison(fakes.experiment()), identity="x", images=images)
 
     assert "![curves accuracy](comment/a.svg)" in text
-    assert "mermaid" not in text
     assert "cost](" not in text
+    # Who sees no picture, as in an e-mail, has the chart below it.
+    assert text.index("](comment/a.svg)") < text.index("<summary>Without pictures</summary>\n\n```mermaid\n")
+    assert text.count("```mermaid") == 1
+
+
+def test_comment__no_picture_of_one_experiment_has_an_address__its_chart_is_drawn():
+    images = {"one": {"curves-accuracy": "comment/a.svg"}, "two": {"curves-accuracy": None}}
+    both = fakes.comparison(fakes.experiment("one"), fakes.experiment("two"))
+
+    first, second = markdown.comment(both, identity="x", images=images).split("### <code>two</code>")
+
+    assert "Without pictures" in first
+    assert "\n```mermaid\nxychart-beta\n" in second
+    assert "![" not in second
+
+
+def test_comment__no_pictures_wanted__nothing_is_drawn():
+    text = markdown.comment(fakes.comparison(fakes.experiment()), identity="x", images={"digits-mlp": {}})
+
+    assert "mermaid" not in text
+    assert "![" not in text
+
+
+def test_report__pictures_beside_it__are_not_drawn_again():
+    assert "mermaid" not in markdown.report(fakes.experiment(), {"curves-accuracy": "plots/a.svg"})
 
 
 @pytest.mark.parametrize("identity", ["", "a b", "x -->", "a--b", "ü", "x" * 65])
