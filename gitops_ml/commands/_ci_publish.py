@@ -113,8 +113,6 @@ def _other_statuses(what: Publication, forge: Forge, url: str | None) -> None:
 
 
 def _states(what: Publication) -> Iterator[tuple[str, State, str]]:
-    for name in what.comparison.unchanged:
-        yield name, State.SUCCESS, "unchanged: nothing that determines the result differs"
     waits = {
         Ruling.WAIT: (State.PENDING, "waits for an approval"),
         Ruling.REFUSE: (State.FAILURE, "refused by policy"),

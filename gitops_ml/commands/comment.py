@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--change", metavar="N", type=int, help="number of the pull or merge request (default: found)")
     parser.add_argument("--id", dest="identity", default="default", help="keeps several comments apart")
     parser.add_argument("--from", dest="source", metavar="DIR", type=Path, help="publish what `report --out DIR` left")
-    parser.add_argument("--report-url", metavar="URL", help="where the full report stands, for the link at the end")
+    parser.add_argument("--report-url", metavar="URL", help="where the full report stands (default: on the ledger)")
     parser.add_argument("--pending", action="store_true", help="only set the statuses, to pending: training starts")
     parser.add_argument("--strict", action="store_true", help="exit 5 when something could not be published")
     parser.add_argument("--dry-run", action="store_true", help="print the comment, change nothing")
@@ -50,40 +50,48 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     context = ci.context(tools.environ)
     name = args.forge or (context.kind.value if context else "local")
     forge = tools.forge(name)
+    ledger = None if name == "local" or args.pending else ledger_tree(tools)
+    url = args.report_url or report_page(comparison, forge, ledger)
     failures: list[str] = []
     reference = None
     if not args.pending:
         try:
-            reference = _comment(args, tools, forge, comparison, marker=marker, local=name == "local")
+            reference = _comment(args, tools, forge, comparison, marker=marker, ledger=ledger, url=url)
         except ServiceError as error:
             failures.append(f"the comment could not be posted: {error}")
     try:
         if not _is_old(reference, args, tools, forge, comparison):
-            set_statuses(comparison, forge, args.report_url, pending=args.pending)
+            set_statuses(comparison, forge, url, pending=args.pending)
     except ServiceError as error:
         failures.append(f"the status could not be set: {error}")
     for failure in failures:
         tools.note(failure)
     if failures and not args.pending:
-        leave_behind(comparison, tools, identity=args.identity, report_url=args.report_url, failures=failures)
+        leave_behind(comparison, tools, identity=args.identity, report_url=url, failures=failures)
     return ExitCode.SERVICE if failures and args.strict else ExitCode.OK
 
 
 def _comment(
-    args: argparse.Namespace, tools: Tools, forge: Forge, comparison: Comparison, *, marker: str, local: bool
+    args: argparse.Namespace,
+    tools: Tools,
+    forge: Forge,
+    comparison: Comparison,
+    *,
+    marker: str,
+    ledger: Tree | None,
+    url: str | None,
 ) -> CommentRef | None:
     number = change_number(args, tools, forge, comparison)
     if number is None:
         tools.say(f"nothing to comment: no open change has the head {comparison.head.commit[:12]}")
         return None
     matrices = {} if args.source else {e.name: matrices_of(e, tools) for e in comparison.experiments}
-    ledger = None if local else ledger_tree(tools)
     images = publish_images(comparison, forge, matrices, how=tools.project.images, ledger=ledger)
     body = markdown.comment(
         comparison,
         identity=args.identity,
         images=images,
-        report_url=args.report_url,
+        report_url=url,
         budget_bytes=min(markdown.COMMENT_BYTES, forge.max_comment_bytes),
     )
     reference = forge.upsert_comment(number, marker=marker, body=body, commit=comparison.head.commit)
@@ -193,8 +201,21 @@ def ledger_tree(tools: Tools) -> Tree | None:
     return tools.repository.tree(tip, settings.branch) if tip else None
 
 
+def report_page(comparison: Comparison, forge: Forge, ledger: Tree | None) -> str | None:
+    """Return where the full report stands on the ledger; of several experiments, the page that lists them."""
+    commit = ledger.version.commit if ledger else None
+    reports_of_all = [f"{folder_for(experiment)}/report.md" for experiment in comparison.experiments]
+    if ledger is None or commit is None or not reports_of_all or not all(one in ledger.files for one in reports_of_all):
+        return None
+    page = reports_of_all[0] if len(reports_of_all) == 1 else "README.md"
+    return forge.page_url(commit, page) if page in ledger.files else None
+
+
 def set_statuses(comparison: Comparison, forge: Forge, url: str | None, *, pending: bool = False) -> None:
-    """Set one status per experiment on the head commit: what the gate rests on."""
+    """Set one status per experiment on the head commit: what the gate rests on.
+
+    What the change leaves as it is has one too: a status that is required and never set would block every change.
+    """
     for experiment in comparison.experiments:
         head = wording.headline(experiment)
         verdict = wording.clean(f"{head.verdict}: {head.because.replace('`', '')}", 140)
@@ -205,3 +226,6 @@ def set_statuses(comparison: Comparison, forge: Forge, url: str | None, *, pendi
             text="waiting for the training" if pending else verdict,
             url=url,
         )
+    for name in comparison.unchanged:
+        text = "unchanged: nothing that determines the result differs"
+        forge.set_status(comparison.head.commit, context=f"gitops-ml/{name}", state=State.SUCCESS, text=text, url=None)

@@ -112,6 +112,9 @@ class Forge(Protocol):
         ``how``: ``commit`` (link to the ledger), ``upload``, or ``auto`` (the best that works).
         """
 
+    def page_url(self, commit: str, path: str) -> str | None:
+        """Return where people read a file of the repository at a commit; None: nowhere."""
+
     def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:
         """Leave exactly one comment of ours with this marker, holding ``body``.
 

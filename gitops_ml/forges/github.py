@@ -163,11 +163,14 @@ class GithubForge:
         """Link the image on the ledger, or upload it where that can work."""
         if how in ("auto", "commit") and image.ledger_commit and image.ledger_path:
             # By commit, not by branch: GitHub's image cache keeps what it has once seen under a URL.
-            path = quote(image.ledger_path)
-            return f"{self._server_url}/{self.name}/blob/{image.ledger_commit}/{path}?raw=true"
+            return f"{self.page_url(image.ledger_commit, image.ledger_path)}?raw=true"
         if how in ("auto", "upload"):
             return self._attach(image)
         return None
+
+    def page_url(self, commit: str, path: str) -> str:
+        """Return the file's page."""
+        return f"{self._server_url}/{self.name}/blob/{commit}/{quote(path)}"
 
     def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:
         """Leave exactly one comment of ours with this marker, holding ``body``."""

@@ -166,6 +166,10 @@ class GitlabForge:
         found = _UPLOAD.fullmatch(str(answer.get("url"))) if isinstance(answer, Mapping) else None
         return found[0] if found else None
 
+    def page_url(self, commit: str, path: str) -> str:
+        """Return the file's page."""
+        return f"{self._server_url}/{self.name}/-/blob/{commit}/{quote(path)}"
+
     def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:
         """Leave exactly one comment of ours with this marker, holding ``body``."""
         if len(body.encode()) > self.max_comment_bytes:

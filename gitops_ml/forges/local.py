@@ -80,6 +80,9 @@ class LocalForge:
         self._write(self._folder / "comment" / name, svg)
         return f"comment/{name}"
 
+    def page_url(self, commit: str, path: str) -> None:
+        """Return None: a commit is read with git here."""
+
     def upsert_comment(self, number: int, *, marker: str, body: str, commit: str | None = None) -> CommentRef:  # noqa: ARG002
         """Write the comment and its preview; another marker's comment is a file of its own."""
         self.change(number)

@@ -315,6 +315,16 @@ def test_publish_image__github__links_the_ledger_by_commit_on_its_own_host(tmp_p
         assert there.fake.calls == []
 
 
+def test_page_url__of_each_forge__names_the_commit(there):
+    url = there.forge().page_url("c" * 40, "reports/x/a b/report.md")
+
+    if there.name == "local":
+        assert url is None
+    else:
+        project, inside = {"github": ("acme/vision", ""), "gitlab": ("acme/research/vision", "-/")}[there.name]
+        assert url == f"{there.fake.url}/{project}/{inside}blob/{'c' * 40}/reports/x/a%20b/report.md"
+
+
 def test_publish_image__github_workflow_token__does_not_even_ask(tmp_path):
     with place("github", tmp_path) as there:
         forge = there.forge(uploads_url=there.fake.url)

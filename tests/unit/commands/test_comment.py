@@ -1,12 +1,15 @@
 """``comment`` from its arguments to its exit code, against the fakes of both forges over HTTP."""
 
+import dataclasses
 import io
+import random
 import re
 
 import cmarkgfm
 import pytest
 from cmarkgfm.cmark import Options
 
+from gitops_ml.comparison import Change, GateResult, Verdict
 from gitops_ml.comparison_json import comparison_to_json
 from gitops_ml.errors import ExitCode
 from gitops_ml.forges._comments import body_of
@@ -14,10 +17,19 @@ from gitops_ml.git import Head
 from gitops_ml.main import main
 from gitops_ml.project import Project
 from gitops_ml.records import json_bytes
+from gitops_ml.spec import Gate
 from gitops_ml.tools import Tools
 from tests.fakes import comparisons
 from tests.fakes.forges import LocalPlace, place
-from tests.fakes.server import Fault
+from tests.fakes.server import Answer, Fault
+
+OURS = {"p", "strong", "code", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "ul", "li", "pre"}
+OURS |= {"br", "h3", "sub"}
+HOSTILE = [
+    *"|`<>&@#[]()!*_~\\\n\r\t\u202e\u0301\U0001f600:/.$%^{}",
+    *("@alice ", "#12", "GH-3", "!4", "a@b.co", "https://evil.example/x", "www.evil.example", "</code></td><script>"),
+    *("<!--", "-->", "![x](https://evil.example/p.png)", "</details>", "```", "<img src=x onerror=1>", "a", "1", " "),
+]
 
 
 class Repository:
@@ -184,6 +196,45 @@ def test_comment__pending__sets_statuses_only(there, left, tmp_path):
     assert {state for _, state, _ in there.statuses()} == {"pending"}
 
 
+def test_comment__unchanged_experiment__has_a_status_that_passes(there, tmp_path):
+    left = leave(tmp_path / "same", comparisons.comparison(comparisons.experiment(), unchanged=("text",)))
+
+    for more in (["--pending"], []):
+        assert comment(Job(there, tmp_path), left, *more) == ExitCode.OK
+        text = "unchanged: nothing that determines the result differs"
+        assert ("gitops-ml/text", "success", text) in there.statuses()
+
+
+def test_comment__change_was_closed_meanwhile__nothing_is_written_and_no_error(there, left, tmp_path):
+    there.close_change()
+    job = Job(there, tmp_path)
+
+    assert comment(job, left, "--strict") == ExitCode.OK
+    assert job.out.getvalue().startswith("comment closed: ")
+    assert there.own() == []
+
+
+def test_comment__branch_was_deleted_meanwhile__status_is_refused_and_said(there, left, tmp_path):
+    there.close_change()
+    there.push("f" * 40)
+    job = Job(there, tmp_path)
+
+    assert comment(job, left) == ExitCode.OK
+    assert re.search(r"the status could not be set: .* says (422|404): ", job.err.getvalue())
+    assert "says" in job.err.getvalue().splitlines()[0]
+    assert there.own() == []
+
+
+def test_comment__a_write_fails_while_the_repository_is_transferred__degrades(there, left, tmp_path):
+    moved = Answer(status=404, body={"message": "Not Found"})
+    there.fake.faults.append(Fault(kind="answer", method="POST", path="(?!/graphql).*", times=99, answer=moved))
+    job = Job(there, tmp_path)
+
+    assert comment(job, left) == ExitCode.OK
+    assert sum("could not" in line for line in job.err.getvalue().splitlines()) == 2
+    assert (tmp_path / ".gitops-ml/comment.md").exists()
+
+
 def test_comment__two_ids__two_comments(there, left, tmp_path):
     comment(Job(there, tmp_path), left)
     comment(Job(there, tmp_path), left, "--id", "nightly")
@@ -200,6 +251,53 @@ def test_comment__a_thousand_metrics__within_the_limits_and_valid_markdown(there
     html = cmarkgfm.github_flavored_markdown_to_html(text, Options.CMARK_OPT_UNSAFE)
     assert html.count("<details>") == html.count("</details>") > 0
     assert text.count("\n```") % 2 == 0
+
+
+def test_comment__3000_hostile_names__leave_no_foreign_tag_link_or_mention(there, tmp_path):
+    generator = random.Random(1)
+    names = {"".join(generator.choices(HOSTILE, k=generator.randint(1, 8)))[:200] for _ in range(3_600)}
+    names = [f"{name}{number}" for number, name in enumerate(sorted(names)[:3_000])]
+    metrics = [
+        comparisons.metric(
+            name, (0.9, 0.91), (0.8, 0.81), Verdict.WORSE if number % 2 else Verdict.SAME, unit=name, rule=Gate.WARN
+        )
+        for number, name in enumerate(names)
+    ]
+    whole = comparisons.experiment("digits", metrics, notes=tuple(names[:20]), description=names[0])
+    whole = dataclasses.replace(whole, changes=tuple(Change(what=n, before=n, after=n) for n in names[:100]))
+    left = leave(tmp_path / "hostile", comparisons.comparison(whole))
+
+    job = Job(there, tmp_path)
+    assert comment(job, left) == ExitCode.OK, job.err.getvalue()
+    (text,) = there.own()
+    html = cmarkgfm.github_flavored_markdown_to_html(text, Options.CMARK_OPT_UNSAFE)
+    assert len(names) == 3_000
+    assert len(text) <= 65_536
+    assert set(re.findall(r"<([a-z0-9]+)", html)) <= OURS
+    assert not re.findall(r"<(?:a|img)\b", html)
+    outside = re.sub(r"<code.*?</code>|<!--.*?-->|<pre.*?</pre>", "", html, flags=re.DOTALL)
+    # What a forge turns into a mention or a reference of its own, where it is not code.
+    assert not re.search(r"@[A-Za-z0-9]|(?<![&\w])#[0-9]|\bGH-[0-9]|![0-9]|://", outside)
+
+
+@pytest.mark.parametrize("value", [None, 1e15, -1e15, 5e-324])
+def test_comment__metric_without_or_with_a_wild_value__still_renders(there, tmp_path, value):
+    problem = "" if value is not None else "`accuracy` is NaN in metrics.json"
+    wild = dataclasses.replace(
+        comparisons.metric("accuracy", (0.9, 0.9), (0.9, 0.9), Verdict.INVALID, rule=Gate.FAIL),
+        head=comparisons.side((value, 0.9), "head", problem),
+        gate=GateResult.FAIL,
+    )
+    experiment = comparisons.experiment("digits", (wild,), GateResult.FAIL)
+    left = leave(tmp_path / "wild", comparisons.comparison(experiment, comparisons.problem_experiment()))
+
+    job = Job(there, tmp_path)
+    assert comment(job, left) == ExitCode.OK, job.err.getvalue()
+    (text,) = there.own()
+    assert "invalid" in text
+    assert ("gitops-ml/digits", "failure") in [one[:2] for one in there.statuses()]
+    html = cmarkgfm.github_flavored_markdown_to_html(text, Options.CMARK_OPT_UNSAFE)
+    assert set(re.findall(r"<([a-z0-9]+)", html)) <= OURS
 
 
 def test_comment__secrets__are_in_no_output(there, left, tmp_path):
