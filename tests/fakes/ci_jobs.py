@@ -4,10 +4,14 @@ import dataclasses
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from gitops_ml.backends.base import JobStatus
 from gitops_ml.main import main
+from gitops_ml.planning import Estimate
 from gitops_ml.tools import Tools
 from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
 
@@ -29,6 +33,7 @@ metrics:
   read: [metrics.json]
   track: [{name: accuracy, goal: maximize, gate: fail, tolerance: 0.001}]
 """
+PRICE_USD = Decimal(4)
 BETTER, WORSE = SPEC.replace("lr: 0.2", "lr: 0.1"), SPEC.replace("lr: 0.2", "lr: 0.5")
 
 
@@ -56,6 +61,7 @@ class World:
         self.remote = make_remote(tmp_path / "remote.git")
         self.work = make_repository(tmp_path / "work", files, remote=self.remote)
         self.runs = 0
+        self.tools: type[Tools] = Tools
 
     def push(self, files: dict[str, str], branch: str = "wider") -> str:
         if branch not in git(self.work, "branch", "--format=%(refname:short)").splitlines():
@@ -87,7 +93,7 @@ class World:
             **more,
         }
         out, err = io.StringIO(), io.StringIO()
-        tools = Tools(cwd=place, environ=environ, out=out, err=err)
+        tools = self.tools(cwd=place, environ=environ, out=out, err=err)
         code = main(["ci", "--forge", "local", *options], tools)
         state = place / ".gitops-ml"
         statuses, comment = state / "statuses.json", state / "comment.md"
@@ -144,3 +150,25 @@ def comment_payload(body: str, author: str = "dana") -> dict[str, Any]:
         "repository": HOME,
         "sender": {"login": author},
     }
+
+
+class PricedTools(Tools):
+    """Trainings on this machine that cost 4 USD each, as they would in a cloud."""
+
+    def backend(self, name: str) -> Any:
+        return _Priced(super().backend(name))
+
+
+class _Priced:
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def estimate(self, trial: Any) -> Estimate:
+        return dataclasses.replace(self._backend.estimate(trial), cost_usd=PRICE_USD, worst_usd=PRICE_USD)
+
+    def poll(self, keys: Sequence[str]) -> Mapping[str, JobStatus]:
+        statuses = self._backend.poll(keys)
+        return {key: dataclasses.replace(status, cost_usd=float(PRICE_USD)) for key, status in statuses.items()}
