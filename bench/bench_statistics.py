@@ -2,8 +2,9 @@
 
 Normal noise with a standard deviation of 1 per run, one-sided 5 % (confidence 0.9), no tolerance, one gated metric
 unless said otherwise. False alarms must be at most 3 standard errors above the nominal rate; power must be at most
-3 standard errors below the rates of the reference table (20,000 repeats each, rounded to 0.01). Fixed seed: every
-run prints the same. Ends with 1 when a line fails.
+3 standard errors below the rates of the reference table (20,000 repeats each, rounded to 0.01). A sweep is judged by
+whole plans, without and with confirmation on fresh seeds. Fixed seed: every run prints the same. Ends with 1 when a
+line fails.
 """
 
 import dataclasses
@@ -12,11 +13,14 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from gitops_ml.spec import CompareRule, Gate, Goal, Track
+from gitops_ml.comparison import compare
+from gitops_ml.spec import CompareRule, Gate, Goal, Sweep, Track
 from gitops_ml.stats import Noise, pool
 from gitops_ml.verdicts import GateResult, Sample, Setting, Side, Verdict, judge
+from tests.fakes import runs
 
 REPEATS = 4000
+SWEEP_REPEATS = 2000
 TABLE_REPEATS = 20_000
 NOMINAL = 0.05
 RULE = CompareRule(confidence=0.9)
@@ -52,6 +56,8 @@ DESIGNS = (
     Design(name="3 v 3, pooled noise", base=3, head=3, pooled=True, power=(None, 0.77, None)),
     Design(name="3 v 3, paired t", base=3, head=3, shared=0.7),
     Design(name="5 v 5, Welch t", base=5, head=5, power=(0.40, 0.88, 1.0)),
+    Design(name="5 v 5, pooled noise", base=5, head=5, pooled=True),
+    Design(name="10 v 3, Welch t", base=10, head=3),
     Design(name="5 v 5, paired t", base=5, head=5, shared=0.7, power=(0.77, 1.0, 1.0)),
     Design(name="2 v 2, Welch t", base=2, head=2),
     Design(name="2 v 10, Welch t", base=2, head=10),
@@ -59,10 +65,13 @@ DESIGNS = (
     Design(name="10 v 10, Welch t", base=10, head=10, power=(0.70, 1.0, 1.0)),
     Design(name="10 v 10, paired t", base=10, head=10, shared=0.7),
     Design(name="20 metrics, 1 v 1", base=1, head=1, metrics=20, untested=True),
+    Design(name="20 metrics, 1 v 1, pooled noise", base=1, head=1, pooled=True, metrics=20),
+    Design(name="20 metrics, 3 v 1, prediction", base=3, head=1, metrics=20),
     Design(name="20 metrics, 3 v 3, Welch t", base=3, head=3, metrics=20),
     Design(name="20 metrics, 5 v 5, paired t", base=5, head=5, shared=0.7, metrics=20),
     Design(name="20 metrics, 5 v 5, Welch t", base=5, head=5, metrics=20),
     Design(name="20 metrics, 10 v 10, Welch t", base=10, head=10, metrics=20),
+    Design(name="20 metrics, 10 v 10, paired t", base=10, head=10, shared=0.7, metrics=20),
 )
 
 
@@ -124,7 +133,7 @@ class Line:
 def lines(designs: Sequence[Design] = DESIGNS, repeats: int = REPEATS) -> Iterator[Line]:
     """Yield every claim with what was found."""
     for design in designs:
-        count = repeats // 4 if design.metrics > 1 else repeats
+        count = repeats // 2 if design.metrics > 1 else repeats
         for drop in (0.0, 1.0, 2.0, 3.0):
             if drop and not design.untested and design.power[int(drop) - 1] is None:
                 continue
@@ -154,14 +163,53 @@ def lines(designs: Sequence[Design] = DESIGNS, repeats: int = REPEATS) -> Iterat
                 )
 
 
+def sweep_lines(repeats: int = SWEEP_REPEATS) -> Iterator[Line]:
+    """Yield what becomes of the best of ten equal points, against one baseline and against the best of ten."""
+    for confirm in (0, 3):
+        for base_points in (1, 10):
+            name = f"best of 10 v best of {base_points}" + (", confirmed" if confirm else "")
+            draw = random.Random(name).gauss
+            found = [_sweep_verdict(draw, base_points, confirm) for _ in range(repeats)]
+            for verdict in (Verdict.BETTER, Verdict.WORSE):
+                rate = found.count(verdict) / repeats
+                most = NOMINAL + 3 * math.sqrt(NOMINAL * (1 - NOMINAL) / repeats)
+                limit, ok = (
+                    ("= 0", rate == 0)
+                    if verdict is Verdict.BETTER and not confirm
+                    else (f"<= {most:.3f}", rate <= most)
+                )
+                yield Line(design=name, what=f"false {verdict}", rate=rate, limit=limit, ok=ok)
+
+
+def _sweep_verdict(draw: Callable[[float, float], float], base_points: int, confirm: int) -> Verdict:
+    """Return the verdict on a sweep of ten points that are all as good as the baseline, three seeds each."""
+    track = Track(name="m", goal=Goal.MAXIMIZE, gate=Gate.FAIL)
+    seeds = tuple(range(100, 100 + confirm))
+    spec = runs.experiment(track, compare=RULE, seeds=(0, 1, 2), sweep=Sweep(list=(), confirm=seeds))
+    world = runs.World(spec)
+    for side, points in (("base", base_points), ("head", 10)):
+        means = []
+        for point in range(points):
+            values = [draw(0, 1) for _ in spec.seeds]
+            means.append(math.fsum(values))
+            for seed, value in zip(spec.seeds, values, strict=True):
+                world.add(side, {"m": value}, seed, point={"p": point} if points > 1 else None)
+        if points > 1:
+            best = {"p": max(range(points), key=means.__getitem__)}
+            for seed in seeds:
+                world.add(side, {"m": draw(0, 1)}, seed, point=best, confirms=True)
+    (found,) = compare(world.plan(), world.records, world.attempts).experiments
+    return found.metrics[0].verdict
+
+
 def main() -> int:
     """Print every claim, and return 1 if one does not hold."""
     broken = 0
-    print(f"{'rule':30} {'what':16} {'found':>7}  limit")
-    for line in lines():
+    print(f"{'rule':34} {'what':16} {'found':>7}  limit")
+    for line in (*lines(), *sweep_lines()):
         broken += not line.ok
         print(
-            f"{line.design:30} {line.what:16} {line.rate:7.4f}  {line.limit}{'' if line.ok else '  BROKEN'}", flush=True
+            f"{line.design:34} {line.what:16} {line.rate:7.4f}  {line.limit}{'' if line.ok else '  BROKEN'}", flush=True
         )
     print(f"{broken} claims broken" if broken else "all claims hold")
     return 1 if broken else 0
