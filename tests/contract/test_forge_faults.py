@@ -167,7 +167,8 @@ def test_delete__surplus_is_gone_already__no_error(there):
     assert bodies(there) == ["new"]
 
 
-# 10 is the renderer's; what does not fit is refused (test_forges.py). 11, 12: permissions and expired tokens
+# 8, 9: orders and two first comments at once are in test_forges.py. 10: so is what does not fit; what is made to fit is
+# in tests/unit/commands/test_comment.py. 11, 12: permissions and expired tokens
 
 
 def test_create__not_permitted__names_the_permission(hub):
@@ -346,6 +347,22 @@ def test_create__repository_was_renamed__comment_is_posted_all_the_same(hub):
     assert hub.forge().change(7).number == 7
 
 
+def test_create__gitlab_project_was_renamed__reads_follow_and_the_write_is_refused_by_name(lab):
+    # 34: GitLab redirects what asks by the old path to the number; a write that followed would become a read.
+    def moved(call):
+        target = lab.fake.url + call.path.replace("acme%2Fresearch%2Fsight", "acme%2Fresearch%2Fvision")
+        return Answer(status=301, body={"message": "Moved"}, headers={"Location": target})
+
+    answer = lab.fake.handle
+    lab.fake.handle = lambda call: moved(call) if "sight" in call.path else answer(call)
+    environ = lab.environ() | {"CI_PROJECT_PATH": "acme/research/sight"}
+
+    assert lab.forge(environ=environ).change(7).number == 7
+    with pytest.raises(ServiceError, match="is the project still at acme/research/sight"):
+        post(lab.forge(environ=environ), lab)
+    assert lab.own() == []
+
+
 def test_any__redirects_in_a_circle__is_an_error(hub):
     target = f"{hub.fake.url}/repos/acme/vision/issues/7/comments"
     moved = Answer(status=307, body={"message": "Moved"}, headers={"Location": target})
@@ -392,7 +409,8 @@ def test_any__host_does_not_exist__bounded_and_named(there):
     assert sum(there.clock.slept) == 31
 
 
-# 30: what training calls its metrics comes through the renderer; names of changes and users come from the forge
+# 30: what training calls its metrics and writes into them is in test_comment.py of tests/unit/commands and of
+# tests/acceptance; names of changes and users come from the forge
 
 
 def test_change__title_and_author_are_hostile__come_through_as_data(hub):
