@@ -13,7 +13,7 @@ from gitops_ml.diagnostics import as_text
 from gitops_ml.errors import UserError
 from gitops_ml.globs import matches
 from gitops_ml.planning import Plan, Situation, Specs, digest
-from gitops_ml.policy import Approval, Binding, Decision, Policy, Spent
+from gitops_ml.policy import Approval, Binding, Decision, Policy, Ruling, Spent
 from gitops_ml.project import PROJECT_FILE, Project, project_from
 from gitops_ml.records import Record
 from gitops_ml.spec import Experiment
@@ -110,7 +110,8 @@ def plan_change(
         winner=lambda experiment, planned: winner(experiment, planned, tools),
     )
     rules = planner.specs_at(tip)
-    pushed = event.kind is EventKind.PUSH and event.branch == branch
+    # Compared with itself the branch would have nothing to train or to collect.
+    pushed = event.branch == branch and event.kind in (EventKind.PUSH, EventKind.SCHEDULE, EventKind.MANUAL)
     plan = planner.plan(
         Wish(
             head=event.head,
@@ -148,6 +149,17 @@ def plan_change(
             edited={} if pushed else {name: places for name, places in edited.items() if places},
         ),
     )
+
+
+def settled(now: Planned, before: Planned) -> Planned:
+    """Return a plan that was made anew after a training, with the earlier one's word for what was not to be trained.
+
+    What has a record no longer counts towards ``auto_run_below``: each round would let as much through again.
+    """
+    denied = {e.name: e for e in before.decision.experiments if e.ruling is not Ruling.TRAIN}
+    entries = tuple(denied.get(e.name, e) for e in now.decision.experiments)
+    decision = dataclasses.replace(now.decision, experiments=entries)
+    return dataclasses.replace(now, decision=decision, held=policies.held(now.plan, decision))
 
 
 def _unwanted(experiment: Experiment, event: Event, steps: Steps) -> str | None:

@@ -26,7 +26,7 @@ from gitops_ml.baselines import InvalidSpecError
 from gitops_ml.ci import COMMANDS_HELP, Event, EventKind, Spend, Steps, Verb, command_in, steps_for
 from gitops_ml.commands import _ci_publish
 from gitops_ml.commands._ci_console import Console
-from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, target_project
+from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
 from gitops_ml.commands._jobs import known_jobs
 from gitops_ml.commands._predictions import predictions
 from gitops_ml.commands.compare import acknowledgements
@@ -441,7 +441,7 @@ class _Flow:
             if summary.exit_code == ExitCode.INTERRUPTED or steps.reconcile:
                 break
             steps = dataclasses.replace(steps, force=False)
-            _, planned = self._plan(event, steps, approval, names)
+            planned = settled(self._plan(event, steps, approval, names)[1], planned)
             trials = [p.trial for p in planned.held.to_run() if p.trial.key not in done]
             if not any(trial.confirms for trial in trials):
                 break
@@ -470,7 +470,7 @@ class _Flow:
             done |= {*taken.records, *(attempt.key for attempt in taken.failed)}
             costs += taken.costs_usd
             steps = dataclasses.replace(steps, force=False)
-            _, planned = self._plan(event, steps, approval, names)
+            planned = settled(self._plan(event, steps, approval, names)[1], planned)
             if not taken.left:
                 break
         self._tools.say(f"{len(done)} results taken of what was handed over")
