@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,6 +134,45 @@ def test_ci__cancel_by_a_stranger__ends_nothing(live):
     assert done.code == ExitCode.DENIED
     assert "`stranger` may not cancel: it takes write permission" in done.err
     assert len(at_work(tools)) == 2
+
+
+class _Impatient:
+    """A backend during whose first look at started trainings the job is cancelled."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._started = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def submit(self, trial: Any, bundle: Any) -> Any:
+        self._started = True
+        return self._backend.submit(trial, bundle)
+
+    def poll(self, keys: Any) -> Any:
+        if self._started:
+            self._started = False
+            raise KeyboardInterrupt
+        return self._backend.poll(keys)
+
+
+class _CancelledTools(Tools):
+    def backend(self, name: str) -> Any:
+        return self.__dict__.setdefault("impatient", _Impatient(super().backend(name)))
+
+
+def test_ci__job_cancelled_while_it_trains__says_nothing_and_keeps_what_it_cost(tmp_path):
+    world = World(tmp_path, {**FILES, "experiment.yaml": SPEC, "train.py": "import time\ntime.sleep(60)\n"})
+    head = world.push({"experiment.yaml": BETTER})
+    world.tools = _CancelledTools
+    done = world.changed(head)
+
+    assert (done.code, done.outputs["verdict"]) == (ExitCode.INTERRUPTED, "interrupted"), done.err
+    assert (done.comment, done.statuses) == ("", {})
+    paths = world.ledger()
+    assert paths
+    assert all(path.startswith("attempts/") for path in paths if path != "README.md"), paths
 
 
 def test_ci__schedule__collects_what_was_started_and_starts_nothing(tmp_path):
