@@ -58,14 +58,18 @@ def report(number: int) -> Mapping[str, bytes]:
     (compared,) = comparison.compare(dataclasses.replace(plan, head=head), world.records, {}).experiments
     compared = reports.lasting(compared)
     folder = report_path(name, commits[0], reports.plan_digest(compared))
-    files = {f"{folder}/report.json": reports.report_bytes(compared)}
+    whole = reports.report_bytes(compared)
+    files: dict[str, bytes] = {}
     for planned in world.head:
-        files |= record(world.records[planned.trial.key], draw, number)
-    return files
+        made = record(world.records[planned.trial.key], draw, number)
+        whole = whole.replace(planned.trial.key.encode(), made.key.encode())
+        files[record_path(made.key)] = json_bytes(record_to_json(made))
+        files[series_path(made.key)] = series_to_csv(made.series)[0]
+    return {**files, f"{folder}/report.json": whole}
 
 
-def record(of: Record, draw: random.Random, number: int) -> Mapping[str, bytes]:
-    """Return a record's files, with a key document as large as a real one and two series of 50 points."""
+def record(of: Record, draw: random.Random, number: int) -> Record:
+    """Return a record with a key document as large as a real one and two series of 50 points."""
     document = {
         **of.document,
         "environment": {"env": {}, "interpreter": {"packages": PACKAGES, "platform": "linux-x86_64", "python": "3.11"}},
@@ -82,7 +86,7 @@ def record(of: Record, draw: random.Random, number: int) -> Mapping[str, bytes]:
         )
         for name in ("loss", "val/loss")
     )
-    made = dataclasses.replace(
+    return dataclasses.replace(
         of,
         key=key,
         document=document,
@@ -90,7 +94,6 @@ def record(of: Record, draw: random.Random, number: int) -> Mapping[str, bytes]:
         scalars=(*of.scalars, Scalar(name="f1", value=draw.random())),
         series=series,
     )
-    return {record_path(key): json_bytes(record_to_json(made)), series_path(key): series_to_csv(series)[0]}
 
 
 def sizes(repository: Path) -> int:

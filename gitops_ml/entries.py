@@ -60,8 +60,8 @@ class ReportEntry:
     """Trials of the head side that have a record."""
     metric: str
     """The one that decides: the primary one, else the first with a gate, else the first with a goal; or empty."""
-    verdicts: Sequence[tuple[Mapping[str, Value], str]]
-    """Each point with the verdict on that metric."""
+    verdicts: Sequence[tuple[str, Sequence[str]]]
+    """Each point's verdict on that metric, and the keys of its trials on the head side."""
 
 
 def record_entry(data: bytes, key: str) -> Entry:
@@ -122,9 +122,9 @@ def report_entry(data: bytes, folder: str) -> ReportEntry:
             raise RecordError("a point is no object")
         judged = {_name(one): one.get("verdict") for one in _list(point, "metrics") if isinstance(one, dict)}
         found = judged.get(metric, "")
-        verdicts.append((_values(point, "point"), found if isinstance(found, str) else ""))
-        trials = _list(point, "head_trials")
-        recorded += sum(isinstance(trial, dict) and trial.get("recorded") is True for trial in trials)
+        trials = [trial for trial in _list(point, "head_trials") if isinstance(trial, dict)]
+        verdicts.append((found if isinstance(found, str) else "", [str(trial.get("key")) for trial in trials]))
+        recorded += sum(trial.get("recorded") is True for trial in trials)
     return ReportEntry(
         folder=folder,
         experiment=_text(experiment, "name"),
@@ -253,10 +253,9 @@ def _pins(document: Mapping[str, Any]) -> dict[str, str]:
 def _values(document: Mapping[str, Any], name: str) -> dict[str, Value]:
     found = _object(document, name)
     for value in found.values():
-        if not isinstance(value, str | int | float) and not (
-            isinstance(value, list) and all(isinstance(item, str | int | float) for item in value)
-        ):
-            raise RecordError(f"{name} holds what is neither a scalar nor a list of scalars")
+        for item in value if isinstance(value, list) else (value,):
+            if not isinstance(item, str | int | float) or (isinstance(item, float) and not math.isfinite(item)):
+                raise RecordError(f"{name} holds what is neither a scalar nor a list of scalars")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
 

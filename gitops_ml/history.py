@@ -165,9 +165,11 @@ def _row(group: Sequence[Entry], report: ReportEntry | None) -> Row:
     counted = [newest[seed] for seed in sorted(newest)]
     last = max(group, key=lambda entry: (entry.started_at, entry.key))
     verdict = gate = ""
-    if report is not None and last.derived_from is None:
-        gate = report.gate
-        verdict = next((word for point, word in report.verdicts if _same_point(point, last.point)), "")
+    # By keys: at one commit the same point may also have been trained with other parameters or data.
+    mine = {entry.key for entry in group}
+    for word, keys in report.verdicts if report is not None else ():
+        if not mine.isdisjoint(keys):
+            verdict, gate = word, report.gate if report is not None else ""
     return Row(
         experiment=last.experiment,
         commit=last.commit,
@@ -195,10 +197,6 @@ def _row(group: Sequence[Entry], report: ReportEntry | None) -> Row:
 def _values(found: Mapping[str, Any]) -> Mapping[str, Value]:
     # From the cache a list is a list, from a record a tuple.
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-
-
-def _same_point(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return one == other or json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _over_seeds(

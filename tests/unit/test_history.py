@@ -1,10 +1,12 @@
-"""Noise learned from earlier records."""
+"""Noise learned from earlier records, and how two of them differ."""
 
 import random
+from datetime import UTC, datetime
 
 import pytest
 
-from gitops_ml.history import learned_noise
+from gitops_ml.errors import UserError
+from gitops_ml.history import learned_noise, record_difference, since
 from gitops_ml.records import Record
 from gitops_ml.spec import Goal, Track
 from tests.fakes import runs
@@ -49,3 +51,45 @@ def test_learned_noise__several_repeats__newest_counts() -> None:
 
 def test_learned_noise__other_experiment__is_left_alone() -> None:
     assert learned_noise(group("one", 1.0, 2.0), {"other": (TRACK,)}) == {}
+
+
+NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("2026-01-01", "2026-01-01T00:00:00Z"),
+        ("2026-01-01T12:30", "2026-01-01T12:30:00Z"),
+        ("2026-01-01T12:30+02:00", "2026-01-01T10:30:00Z"),
+        ("7d", "2026-01-03T12:00:00Z"),
+        ("1d12h", "2026-01-09T00:00:00Z"),
+    ],
+)
+def test_since__day_time_or_duration__is_a_records_date(text: str, start: str) -> None:
+    assert since(text, NOW) == start
+
+
+@pytest.mark.parametrize("text", ["", "soon", "7", "2026-13-01", "-1d", "0001-01-01T00:00+23:00"])
+def test_since__anything_else__is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--since: "):
+        since(text, NOW)
+
+
+def test_record_difference__same_content__has_none() -> None:
+    (one,) = group("same", 0.5)
+    found = record_difference(one, one)
+
+    assert (found.parameters, found.data, found.environment, found.code) == ((), (), (), False)
+    assert [(metric.name, metric.difference) for metric in found.metrics] == [("acc", 0.0)]
+
+
+def test_record_difference__metric_of_one_side__has_no_difference() -> None:
+    (one,) = group("one", 0.5)
+    found = record_difference(one, runs.record(runs.trial(SPEC, code="two"), {"loss": 1.0}))
+
+    assert found.code
+    assert [(metric.name, metric.before, metric.after, metric.difference) for metric in found.metrics] == [
+        ("acc", 0.5, None, None),
+        ("loss", None, 1.0, None),
+    ]

@@ -1,0 +1,254 @@
+"""The history as a table, from the ledger and from what is kept here."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from gitops_ml.git import Repository
+from gitops_ml.ledger import Results, record_path
+from tests.fakes import ledgers
+from tests.fakes.ledgers import command
+from tests.fakes.repositories import ENVIRON, clone, git, make_remote, make_repository
+
+
+@pytest.fixture
+def remote(tmp_path):
+    made = make_remote(tmp_path / "remote.git")
+    make_repository(tmp_path / "first", {"train.py": "pass"}, remote=made)
+    return made
+
+
+@pytest.fixture
+def push(tmp_path, remote):
+    def pushing(*files):
+        with Repository.find(tmp_path / "first", ENVIRON) as repository:
+            results = Results(repository, remote="origin", branch=ledgers.BRANCH)
+            results.keep({path: data for some in files for path, data in some.items()})
+            return results.push("Add results [skip ci]")
+
+    return pushing
+
+
+RECORDS = (
+    *(ledgers.record(0.95 + seed / 1000, seed, date=f"2026-01-0{seed + 1}T00:00:00Z") for seed in range(3)),
+    ledgers.record(0.5, params={"lr": 0.01, "layers": (64, 32)}, date="2026-01-05T12:30:00Z", cost_usd=2.0),
+    ledgers.record(0.7, experiment="mnist", params={"act": "=cmd()"}, date="2026-01-04T00:00:00Z"),
+)
+
+
+def everything():
+    return [*map(ledgers.record_files, RECORDS), ledgers.report_files()]
+
+
+def rows(said):
+    assert said.code == 0, said.err
+    return json.loads(said.out)
+
+
+def test_log__text__is_newest_first_with_means_and_verdicts(tmp_path, push):
+    push(*everything())
+
+    said = command(tmp_path / "first", "log")
+
+    assert said.code == 0
+    assert said.out == (
+        "experiment  commit        date              point  n  verdict  accuracy  loss      cost\n"
+        "digits      aaaaaaaaaaaa  2026-01-05 12:30         1                0.5   0.3  2.00 USD\n"
+        "mnist       aaaaaaaaaaaa  2026-01-04 00:00         1                0.7   0.3  0.50 USD\n"
+        "digits      aaaaaaaaaaaa  2026-01-03 00:00         3  better      0.951   0.3  1.50 USD\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "accuracies"),
+    [
+        (["--where", "params.lr < 0.1"], [0.5]),
+        (["--where", 'metrics["accuracy"] > 0.6 and n == 1'], [0.7]),
+        (["--where", "params.layers == [64, 32]"], [0.5]),
+        (["--where", "lowest.loss < 0.2 and highest.loss == 0.9 and data.test == 'pin' and n == 1"], [0.5, 0.7]),
+        (["--where", "verdict == 'better' and gate == 'pass'"], [0.951]),
+        (["--experiment", "mnist"], [0.7]),
+        (["--since", "2026-01-04"], [0.5, 0.7]),
+        (["--since", "5d"], [0.5]),
+        (["--sort", "metrics.accuracy"], [0.5, 0.7, 0.951]),
+        (["--sort", "metrics.accuracy", "--reverse"], [0.951, 0.7, 0.5]),
+        (["--sort", "params.lr"], [0.5, 0.951, 0.7]),
+        (["--sort", "params.lr", "--reverse"], [0.951, 0.5, 0.7]),
+        (["--limit", "1"], [0.5]),
+        (["--reverse", "--limit", "2"], [0.951, 0.7]),
+    ],
+)  # fmt: skip
+def test_log__asked_twice_and_from_another_clone__gives_the_same_rows(words, accuracies, tmp_path, push, remote):
+    push(*everything())
+    other = clone(remote, tmp_path / "other")
+
+    first = rows(command(other, "log", "--format", "json", *words))
+    cached = rows(command(other, "log", "--format", "json", "--offline", *words))
+
+    assert [row["metrics"]["accuracy"] for row in first] == pytest.approx(accuracies)
+    assert cached == first
+
+
+def test_log__kept_here_and_not_pushed__is_shown_beside_the_ledger(tmp_path, push):
+    push(ledgers.record_files(RECORDS[3]))
+    with Repository.find(tmp_path / "first", ENVIRON) as repository:
+        kept = Results(repository, remote="origin", branch=ledgers.BRANCH)
+        kept.keep(ledgers.record_files(RECORDS[0]) | ledgers.report_files())
+
+    found = rows(command(tmp_path / "first", "log", "--format", "json"))
+
+    assert [(row["metrics"]["accuracy"], row["verdict"]) for row in found] == [(0.5, None), (0.95, "better")]
+
+
+def test_log__new_records_after_a_first_look__are_seen(tmp_path, push):
+    push(ledgers.record_files(RECORDS[3]))
+    assert len(rows(command(tmp_path / "first", "log", "--format", "json"))) == 1
+    push(ledgers.record_files(RECORDS[4]))
+
+    assert len(rows(command(tmp_path / "first", "log", "--format", "json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b'{"form": 1}', b'{"form":1,"records":{"x":[1]},"reports":{}}', b"\xff"]
+)
+def test_log__damaged_cache__is_made_anew(damage, tmp_path, push):
+    push(*everything())
+    before = command(tmp_path / "first", "log")
+    cache = tmp_path / "first/.gitops-ml/history.json"
+    whole = cache.read_bytes()
+    cache.write_bytes(damage)
+
+    assert command(tmp_path / "first", "log") == before
+    assert cache.read_bytes() == whole
+
+
+def test_log__broken_record_and_report__are_left_out_and_named(tmp_path, push):
+    key = "0" * 64
+    push(
+        {record_path(key): b"{"},
+        {"reports/digits/000000000000-00000000/report.json": b"[]"},
+        ledgers.record_files(RECORDS[4]),
+    )
+
+    said = command(tmp_path / "first", "log", "--format", "json")
+
+    assert len(rows(said)) == 1
+    assert "warning: the record 000000000000 cannot be read and is left out: not valid JSON" in said.err
+    assert "warning: reports/digits/000000000000-00000000 cannot be read and is left out: not a JSON object" in said.err
+
+
+def test_log__newer_repeat_of_a_seed__counts_and_both_cost(tmp_path, push):
+    again = ledgers.record(0.1, repeat=1, document={"repeat": 1})
+    push(*map(ledgers.record_files, [ledgers.record(0.9), again]))
+
+    (row,) = rows(command(tmp_path / "first", "log", "--format", "json"))
+
+    assert (row["metrics"]["accuracy"], row["seeds"], row["keys"], row["cost_usd"]) == (0.1, [0], [again.key], 1.0)
+
+
+def test_log__csv__is_read_back_and_runs_nothing_in_a_spreadsheet(tmp_path, push):
+    push(*everything())
+
+    said = command(
+        tmp_path / "first", "log", "--format", "csv", "--columns", 'experiment,params.act,metrics["accuracy"]'
+    )
+
+    assert list(csv.reader(io.StringIO(said.out))) == [
+        ["experiment", "params.act", 'metrics["accuracy"]'],
+        ["digits", "", "0.5"],
+        ["mnist", "'=cmd()", "0.7"],
+        ["digits", "", "0.951"],
+    ]
+
+
+def test_log__md__holds_hostile_values_as_code(tmp_path, push):
+    push(ledgers.record_files(ledgers.record(params={"act": "| <b>@all"})))
+
+    said = command(tmp_path / "first", "log", "--format", "md", "--columns", "experiment,params.act")
+
+    assert said.out.splitlines()[2] == "| <code>digits</code> | <code>&#124; &#60;b&#62;&#64;<!-- -->all</code> |"
+
+
+def test_log__nothing_known_yet__is_said_and_fine(tmp_path):
+    said = command(make_repository(tmp_path / "new", {"a": ""}), "log")
+
+    assert (said.code, said.out, said.err) == (0, "", "no records yet\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--where", "parms.n < 1"], "--where: column 1: unknown name `parms`; did you mean `params`?\n  parms.n < 1"),
+        (["--sort", "datum"], "--sort: column 1: unknown name `datum`; did you mean `date`?\n  datum\n  ^"),
+        (["--columns", ","], "--columns: no name is given; known are: "),
+        (["--since", "soon"], "--since: `soon` is no time; give a day (2026-01-31), a time (2026-01-31T12:00) or "),
+        (["--experiment", "digit"], "no record is of an experiment `digit`; did you mean `digits`?"),
+    ],
+)  # fmt: skip
+def test_log__question_that_is_none__is_said(words, message, tmp_path, push):
+    push(*everything())
+
+    said = command(tmp_path / "first", "log", *words)
+
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith(message)
+
+
+def test_diff__two_records__says_what_differs_in_all_that_counts(tmp_path, push):
+    first = tmp_path / "first"
+    before = git(first, "rev-parse", "HEAD")
+    (first / "train.py").write_text("changed")
+    git(first, "commit", "-qam", "change")
+    after = git(first, "rev-parse", "HEAD")
+    one = ledgers.record(0.9, commit=before)
+    other = ledgers.record(
+        0.95, 1, params={"lr": 0.2}, commit=after, document={"code": "new", "data": [["test", "other"]], "seed": 1}
+    )
+    push(ledgers.record_files(one), ledgers.record_files(other))
+
+    said = command(first, "diff", one.key[:8], other.key[:8])
+
+    assert said.code == 0, said.err
+    assert said.out.splitlines() == [
+        "records",
+        f"  digits  {one.key[:12]}  {before[:12]}",
+        f"  digits  {other.key[:12]}  {after[:12]}",
+        "parameters",
+        "  params.lr  0.1  0.2",
+        "  seed       0    1",
+        "code",
+        f"  git diff {before[:12]} {after[:12]}",
+        "  train.py",
+        "data",
+        "  data.test  pin  other",
+        "environment",
+        "  the same",
+        "metrics",
+        "  accuracy  0.9  0.95  +0.05",
+        "  loss      0.3  0.3   +0",
+    ]
+    document = json.loads(command(first, "diff", one.key[:8], other.key[:8], "--format", "json").out)
+    assert document["code"] == {"changed": True, "files": ["train.py"], "note": ""}
+    assert command(first, "diff", one.key[:8], other.key[:8], "--format", "md").out.startswith(
+        "**records**\n\n| experiment"
+    )
+
+
+def test_diff__commit_that_is_not_here__is_said(tmp_path, push):
+    one, other = ledgers.record(0.9), ledgers.record(0.9, document={"code": "new"})
+    push(ledgers.record_files(one), ledgers.record_files(other))
+
+    said = command(tmp_path / "first", "diff", one.key, other.key)
+
+    assert "code\n  commit aaaaaaaaaaaa is not in this repository\n" in said.out
+
+
+def test_diff__unknown_key__is_said(tmp_path, push):
+    push(ledgers.record_files(RECORDS[0]))
+
+    said = command(tmp_path / "first", "diff", RECORDS[0].key, "00000000")
+
+    assert said.code == 2
+    assert said.err.startswith("nothing is called `00000000`")
