@@ -11,6 +11,8 @@ wanted = sys.argv[1:] or found
 if unknown := [name for name in wanted if name not in found]:
     sys.exit(f"no benchmark is called `{unknown[0]}`; known are: {', '.join(found)}")
 
+# With it, neither we nor the peers could keep what they compile, as they do wherever they are used.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
 missed = []
 for name in wanted:

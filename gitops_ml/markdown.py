@@ -120,9 +120,15 @@ _BLOCK_START = re.compile(r"\s*(?:\d+[.)]|[+=])(?=\s|=|$)")
 """What begins a list or underlines a heading, at the start of a line."""
 
 
+_NUMBER = re.compile(r"[+\N{MINUS SIGN}]?\d+(?:\.\d+)?(?: \([+\N{MINUS SIGN}]?\d+(?:\.\d+)? %\))?", re.ASCII)
+"""What most cells hold, such as ``+0.026 (+3.4 %)``: harmless as it is."""
+
+
 @functools.lru_cache(maxsize=2**15)
 def prose(marked: str) -> str:
     """Return a sentence that may hold foreign text: names between backticks become code, all else is inert."""
+    if _NUMBER.fullmatch(marked):
+        return marked
     return "".join(code(part, 160) if is_name else _inert(part) for is_name, part in wording.marked_parts(marked))
 
 

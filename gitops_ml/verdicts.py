@@ -249,9 +249,13 @@ def _tested(plain: MetricComparison, setting: Setting) -> MetricComparison:
     downward = found.improvement < 0
     difference = sign * found.improvement
     relative = difference / abs(base.mean) if base.mean else None
-    return dataclasses.replace(
-        plain,
+    # Not by `replace`, which looks at each of 20 fields: this is done for every metric.
+    return MetricComparison(
+        track=track,
+        base=base,
+        head=head,
         verdict=verdict,
+        gate=plain.gate,
         difference=difference,
         relative=relative if relative is not None and math.isfinite(relative) else None,
         improvement=None if track.goal is Goal.NONE else found.improvement,
