@@ -179,7 +179,7 @@ def _metric_table(caption: str, metrics: Sequence[MetricComparison]) -> str:
                 _text(row.interval),
                 f'<span class="{kind}">{wording.mark_of(metric, wording.SIGNS)} {_text(row.verdict)}</span>',
                 f'<span class="{row.gate if row.gate == "fail" else "quiet"}">{_text(row.gate)}</span>',
-                _text(row.test),
+                _text(wording.how_tested(metric)),
             ]
         )
         keys.append([None, metric.base.mean, metric.head.mean, metric.difference, None, None, None, None])

@@ -307,21 +307,22 @@ class Row:
     """The verdict's picture."""
     verdict: str
     gate: str
-    test: str
     reasons: tuple[str, ...]
+
+
+_ARROWS = {Goal.MAXIMIZE: "\N{UPWARDS ARROW}", Goal.MINIMIZE: "\N{DOWNWARDS ARROW}", Goal.NONE: ""}
 
 
 def row(metric: MetricComparison) -> Row:
     """Return the metric's cells."""
     numbers = Numbers.of(metric)
-    arrows = {Goal.MAXIMIZE: "\N{UPWARDS ARROW}", Goal.MINIMIZE: "\N{DOWNWARDS ARROW}", Goal.NONE: ""}
     difference = numbers.difference(metric.difference)
     if metric.relative is not None and metric.difference and metric.track.unit != "%":
         difference += f" ({percent(metric.relative)})"
     return Row(
         metric=metric,
         name=metric.track.name,
-        arrow=arrows[metric.track.goal],
+        arrow=_ARROWS[metric.track.goal],
         base=_side(metric.base, numbers),
         head=_side(metric.head, numbers),
         difference=difference,
@@ -329,7 +330,6 @@ def row(metric: MetricComparison) -> Row:
         mark=mark_of(metric),
         verdict=verdict_text(metric) + (" (accepted)" if metric.accepted else ""),
         gate=_gate(metric),
-        test=how_tested(metric),
         reasons=metric.reasons,
     )
 
