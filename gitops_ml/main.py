@@ -117,7 +117,11 @@ def _carry_out(named: str | None, argv: Sequence[str], tools: Tools) -> int:
         with contextlib.closing(tools):
             code = int(args.run(args, tools))
     if tools.out is not None:  # closed by whoever started us
-        tools.out.flush()
+        try:
+            tools.out.flush()
+        except BrokenPipeError:
+            # The reader had enough (`| head`), and the work was done: what it found still counts.
+            _discard(tools.out)
     return code
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import posixpath
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -103,7 +104,8 @@ def kept_files(trial: Trial, folder: Path, storage: Sink) -> tuple[dict[str, byt
     trial's key.
     """
     wished = [f for a in trial.experiment.artifacts if a.store == "git" for f in (a.path, f"{a.path.rstrip('/')}/**")]
-    wished += [trial.experiment.metrics.predictions] if trial.experiment.metrics.predictions else []
+    predictions = trial.experiment.metrics.predictions
+    wished += [posixpath.normpath(predictions)] if predictions else []
     for_git = compiled(tuple(wished))
     files, stored = {}, []
     for path in _paths(folder):

@@ -1,5 +1,6 @@
 """Per-example predictions of the trials that a comparison pairs example by example."""
 
+import posixpath
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,9 @@ def predictions(plan: Plan, records: Mapping[str, Record], tools: Tools) -> Mapp
     """
     found = {}
     for entry in plan.experiments:
-        path = entry.experiment.metrics.predictions
+        path = posixpath.normpath(entry.experiment.metrics.predictions or ".")
         sides = [[p.trial.key for p in side if p.trial.key in records] for side in (entry.head, entry.base)]
-        if path is None or any(len(side) != 1 for side in sides):
+        if path == "." or any(len(side) != 1 for side in sides):
             continue
         for key in (*sides[0], *sides[1]):
             kept = next((file for file in records[key].files if file.path == path), None)

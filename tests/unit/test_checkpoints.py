@@ -23,7 +23,7 @@ code: {include: [train.py]}
 params: {wrong: 30}
 metrics:
   read: [m.json]
-  predictions: out/predictions.csv
+  predictions: ./out/predictions.csv
   track: [{name: accuracy, goal: maximize, tolerance: 0.01, gate: fail}]
 """
 TRAIN = """\
