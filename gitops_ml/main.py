@@ -104,7 +104,10 @@ def entry_point() -> None:
     except FileNotFoundError:
         print("the folder that this was started in is gone; change to one that is there", file=sys.stderr)
         sys.exit(ExitCode.USAGE)
-    sys.exit(main(sys.argv[1:], Tools(cwd=cwd, environ=os.environ)))
+    code = main(sys.argv[1:], Tools(cwd=cwd, environ=os.environ))
+    # All of it goes at once now, so that nobody need look for what refers to what.
+    gc.freeze()
+    sys.exit(code)
 
 
 def _carry_out(named: str | None, argv: Sequence[str], tools: Tools) -> int:
