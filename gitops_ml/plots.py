@@ -36,6 +36,7 @@ _INK = "#767676"
 """Text and axes: a contrast of 4.5 on white and 4.2 on a dark page."""
 
 MAX_PICTURES = 12
+MAX_CLASSES = 100
 _POINTS = 1_800
 """Points of all lines of one picture together: about 26 kB of SVG."""
 _HUGE = 1e100
@@ -67,30 +68,11 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """A confusion matrix that a trial left: rows are the true classes, columns the predicted ones."""
+    """A confusion matrix to draw: rows are the true classes, columns the predicted ones, at most ``MAX_CLASSES``."""
 
     name: str
     labels: tuple[str, ...]
     counts: tuple[tuple[float, ...], ...]
-
-    @classmethod
-    def from_json(cls, name: str, data: object) -> "Matrix | None":
-        """Return the matrix of ``{"labels": [...], "matrix": [[...]]}``; None: it is none, or over 100 classes."""
-        if not isinstance(data, dict) or not isinstance(data.get("matrix"), list):
-            return None
-        rows = data["matrix"]
-        size = len(rows)
-        labels = data.get("labels") or list(range(size))
-        square = 0 < size <= 100 and all(isinstance(row, list) and len(row) == size for row in rows)
-        if not square or not isinstance(labels, list) or len(labels) != size:
-            return None
-        cells = [cell for row in rows for cell in row]
-        if not all(
-            isinstance(cell, int | float) and not isinstance(cell, bool) and 0 <= cell < _HUGE for cell in cells
-        ):
-            return None
-        counts = tuple(tuple(float(cell) for cell in row) for row in rows)
-        return cls(name=name, labels=tuple(str(label) for label in labels), counts=counts)
 
 
 def pictures(experiment: ExperimentComparison, matrices: Sequence[Matrix] = ()) -> tuple[Picture, ...]:

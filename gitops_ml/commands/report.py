@@ -1,7 +1,7 @@
 """``report``: write the report of each experiment; ``--push`` commits it to the ledger."""
 
 import argparse
-import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from gitops_ml.comparison import Comparison, ExperimentComparison
 from gitops_ml.comparison_json import comparison_to_json
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.ledger import folder_of_state, report_path
-from gitops_ml.records import json_bytes
+from gitops_ml.readers.confusion import read_confusion
+from gitops_ml.records import FILE_LIMIT_BYTES, ConfusionMatrix, json_bytes
 from gitops_ml.tools import Tools
-
-MAX_MATRIX_BYTES = 2**18
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +34,11 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         folder = folder_for(experiment)
         files = reports.build(experiment, matrices[experiment.name])
         tools.results.keep({f"{folder}/{name}": content for name, content in files.items()})
-        tools.say(f"{experiment.name}: {folder_of_state(tools.repository.state) / folder}")
+        # What is pushed is freed here, so the place that lasts is named.
+        kept = (
+            f"{tools.project.ledger.branch}:{folder}" if args.push else folder_of_state(tools.repository.state) / folder
+        )
+        tools.say(f"{experiment.name}: {kept}")
         if args.out:
             write_all(tools.cwd / args.out / folder, files)
     if args.out:
@@ -68,14 +71,21 @@ def matrices_of(experiment: ExperimentComparison, tools: Tools) -> Sequence[plot
         if wanted:
             outputs = tools.results.report_files(f"records/{key[:2]}/{key}/outputs") or {}
         for path in wanted:
-            content = outputs.get(path, b"")
-            if 0 < len(content) <= MAX_MATRIX_BYTES:
-                try:
-                    matrix = plots.Matrix.from_json(path.removesuffix(".json"), json.loads(content))
-                except (ValueError, RecursionError):
-                    continue  # an artifact may be anything; only a matrix is drawn
-                found += [matrix] if matrix else []
+            matrix = _confusion(outputs.get(path, b""), path)
+            # An artifact may be anything; only a matrix that a picture has room for is drawn.
+            if matrix is not None and len(matrix.labels) <= plots.MAX_CLASSES:
+                name = path.removesuffix(".json")
+                found.append(plots.Matrix(name=name, labels=matrix.labels, counts=matrix.counts))
     return found
+
+
+def _confusion(content: bytes, path: str) -> ConfusionMatrix | None:
+    if not 0 < len(content) <= FILE_LIMIT_BYTES:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "matrix.json")
+        file.write_bytes(content)
+        return read_confusion(file, path)[0]
 
 
 def write_all(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -1,8 +1,8 @@
 """Confusion matrices, for a plot of which classes are taken for which.
 
 A JSON file ``{"labels": ["cat", "dog"], "matrix": [[9, 1], [2, 8]]}`` whose rows are the actual classes and columns the
-predicted ones, or the list ``[{"actual": "cat", "predicted": "dog"}, ...]`` that DVCLive writes as
-``plots/sklearn/confusion_matrix.json``.
+predicted ones (without labels they are numbered from 0), or the list ``[{"actual": "cat", "predicted": "dog"}, ...]``
+that DVCLive writes as ``plots/sklearn/confusion_matrix.json``.
 
     artifacts: [{path: out/confusion.json, store: git}]
 """
@@ -30,7 +30,8 @@ def read_confusion(file: Path, name: str) -> tuple[ConfusionMatrix | None, tuple
 
 
 def _from_matrix(data: dict[str, Any]) -> ConfusionMatrix:
-    labels, matrix = data.get("labels"), data.get("matrix")
+    matrix = data.get("matrix")
+    labels = data.get("labels", list(range(len(matrix))) if isinstance(matrix, list) else None)
     if not isinstance(labels, list) or not isinstance(matrix, list):
         raise UnreadableError("", 'holds no {"labels": [...], "matrix": [[...]]}')
     _limit(len(labels))
@@ -39,7 +40,7 @@ def _from_matrix(data: dict[str, Any]) -> ConfusionMatrix:
     counts = []
     for place, row in enumerate(matrix, start=1):
         values = [number(cell) for cell in row]
-        if any(value is None or not 0 <= value < 1e300 for value in values):
+        if any(value is None or not 0 <= value < 1e100 for value in values):
             raise UnreadableError(f"matrix, row {place}", "holds something that is no count")
         counts.append(tuple(value for value in values if value is not None))
     return ConfusionMatrix(labels=_named(labels), counts=tuple(counts))

@@ -111,28 +111,8 @@ def test_pictures__unequal_steps__share_one_band():
     assert "this change (2 seeds)" in only(Curves(name="m", base={}, head={0: one, 1: other}))
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        None,
-        [],
-        {"matrix": []},
-        {"matrix": [[1, 2]]},
-        {"matrix": [[float("nan")]]},
-        {"matrix": [[-1]]},
-        {"matrix": [[True]]},
-        {"labels": ["a"], "matrix": [[1, 2], [3, 4]]},
-        {"matrix": [[1] * 101] * 101},
-        {"labels": 3, "matrix": [[1]]},
-    ],
-)
-def test_matrix__not_one__is_none(data):
-    assert plots.Matrix.from_json("m", data) is None
-
-
 def test_matrix__drawn__shows_counts_and_labels():
-    matrix = plots.Matrix.from_json("out/confusion.json", {"labels": ["cat", "dog"], "matrix": [[40, 2], [1, 37]]})
-    assert matrix is not None
+    matrix = plots.Matrix(name="out/confusion", labels=("cat", "dog"), counts=((40.0, 2.0), (1.0, 37.0)))
 
     svg = plots.pictures(fakes.experiment(), (matrix,))[-2].svg.decode()
 

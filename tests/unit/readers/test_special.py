@@ -82,6 +82,12 @@ def test_confusion__labels_and_matrix(tmp_path):
     assert problems == []
 
 
+def test_confusion__no_labels__numbered_from_0(tmp_path):
+    found, problems = confusion(tmp_path, {"matrix": [[9, 1], [2, 8]]})
+
+    assert (found.labels, problems) == (("0", "1"), [])
+
+
 def test_confusion__dvclive__counted():
     found, problems = read_confusion(FIXTURES / "dvclive/live/plots/sklearn/confusion_matrix.json", "c")
 
@@ -99,7 +105,7 @@ def test_confusion__dvclive__counted():
         ({"labels": ["a", "a"], "matrix": [[1, 1], [1, 1]]}, "labels: are not distinct texts or numbers"),
         ({"labels": [], "matrix": []}, "labels: are none"),
         ({"labels": [0] * 1001, "matrix": []}, "labels: are 1,001; at most 1,000 are read"),
-        ({"matrix": []}, 'holds no {"labels": [...], "matrix": [[...]]}'),
+        ({"matrix": []}, "labels: are none"),
         ([{"actual": "a"}], "row 1: has no `actual` and `predicted` label"),
         ([], "holds no confusion matrix but: list of 0 values"),
         ("3", "holds no confusion matrix but: number"),
