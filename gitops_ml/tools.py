@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gitops_ml.git import Repository
     from gitops_ml.ledger import Results
     from gitops_ml.project import Project
+    from gitops_ml.storage.base import Storage
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -67,6 +68,27 @@ class Tools:
         return Results(self.repository, remote=ledger.remote, branch=ledger.branch)
 
     @functools.cached_property
+    def storage(self) -> "Storage":
+        """Where the project keeps what is too large for git, and meets far machines."""
+        from gitops_ml.errors import UserError
+        from gitops_ml.storage import opened
+        from gitops_ml.storage.base import StorageError
+
+        place = self.project.storage or str(self.repository.state / "storage")
+        try:
+            return opened(place, self.repository.top, self.environ)
+        except StorageError as error:
+            raise UserError(f"gitops-ml.yaml: {error}") from error
+
+    @functools.cached_property
+    def repository_name(self) -> str:
+        """What a forge calls this repository, such as ``acme/digits``; without a remote its folder's name."""
+        url = self.repository.remote_url(self.project.ledger.remote)
+        # https://host/acme/digits.git, ssh://git@host:22/acme/digits, git@host:acme/digits.git
+        found = re.fullmatch(r"(?:\w+://[^/]+/|[^/:]+:)(.+?)(?:\.git)?/*", url or "")
+        return found[1].strip("/") if found else self.repository.top.name
+
+    @functools.cached_property
     def interpreter(self) -> Mapping[str, Any]:
         """What runs a training whose spec names no environment, as the key document holds it."""
         return {
@@ -90,6 +112,9 @@ class Tools:
                 settings=self.project.backends.get(name, {}),
                 environ=self.environ,
                 now=self.now,
+                repository=self.repository_name,
+                storage_uri=self.project.storage,
+                storage=lambda: self.storage,
             )
             self._backends[name] = plugins.load("backend", name)(context)
         return self._backends[name]

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from gitops_ml.diagnostics import Check
+from gitops_ml.errors import UserError
 from gitops_ml.planning import Estimate, Trial
 from gitops_ml.records import Hardware
+from gitops_ml.storage.base import Storage
 
 
 class JobState(enum.StrEnum):
@@ -99,6 +101,10 @@ class Leftover:
     end: Callable[[], None] = dataclasses.field(repr=False, compare=False)
 
 
+def _no_storage() -> Storage:
+    raise UserError("gitops-ml.yaml: this backend needs `storage: s3://bucket/prefix`, which its machines can reach")
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What every backend gets from its surroundings."""
@@ -110,6 +116,12 @@ class Context:
     environ: Mapping[str, str] = dataclasses.field(repr=False)
     """The caller's environment: where secrets are looked up, and little else."""
     now: Callable[[], datetime]
+    repository: str = ""
+    """Whose jobs these are, such as ``acme/digits``: the scope of what is looked up and swept."""
+    storage_uri: str | None = None
+    """Where far machines and we exchange objects, as `storage` in ``gitops-ml.yaml`` says it."""
+    storage: Callable[[], Storage] = dataclasses.field(default=_no_storage, repr=False)
+    """Connects to it, once."""
 
 
 class Backend(Protocol):

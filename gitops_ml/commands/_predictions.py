@@ -32,7 +32,6 @@ def predictions(plan: Plan, records: Mapping[str, Record], tools: Tools) -> Mapp
 
 
 def _predictions(key: str, kept: StoredFile, tools: Tools) -> Predictions | None:
-    from gitops_ml.commands.run import storage
     from gitops_ml.readers.predictions import read_predictions
 
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +39,7 @@ def _predictions(key: str, kept: StoredFile, tools: Tools) -> Predictions | None
         if kept.store == "git":
             outputs = tools.results.report_files(f"records/{key[:2]}/{key}/outputs") or {}
             file.write_bytes(outputs.get(kept.path, b""))
-        elif not storage(tools).get_file(f"outputs/{key}/{kept.path}", file):
+        elif not tools.storage.get_file(f"outputs/{key}/{kept.path}", file):
             tools.note(f"warning: {kept.path} of {key[:12]} is not in the storage here; its examples are not compared")
             return None
         scores, problems = read_predictions(file, kept.path)

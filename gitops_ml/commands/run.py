@@ -12,13 +12,11 @@ from pathlib import Path
 from gitops_ml import ci
 from gitops_ml.backends.base import Backend
 from gitops_ml.commands.plan import add_plan_arguments, note_untracked, plan_for
-from gitops_ml.errors import NotSupportedError, worst
+from gitops_ml.errors import worst
 from gitops_ml.execution import Ports, Summary, execute
 from gitops_ml.planning import Plan, Trial
 from gitops_ml.progress import Progress, shown
 from gitops_ml.records import Origin, Record
-from gitops_ml.storage.base import Storage
-from gitops_ml.storage.folder import FolderStorage
 from gitops_ml.tools import Tools
 
 _ROUNDS = 3
@@ -75,7 +73,7 @@ def carry_out(
         backend=lambda trial: _backend(trial, tools),
         blobs=tools.repository.blobs,
         results=tools.results,
-        storage=storage(tools),
+        storage=tools.storage,
         scratch=tools.repository.state / "collected",
         origin=origin or _origin(tools),
         secret=tools.environ.get,
@@ -102,16 +100,6 @@ def default_jobs(trials: Sequence[Trial], cpus: int) -> int:
 def _backend(trial: Trial, tools: Tools) -> tuple[str, Backend]:
     name = trial.experiment.backend or tools.project.backend
     return name, tools.backend(name)
-
-
-def storage(tools: Tools) -> Storage:
-    """Return where the project keeps what is too large for git."""
-    place = tools.project.storage
-    if place is None:
-        return FolderStorage(tools.repository.state / "storage")
-    if "://" in place:
-        raise NotSupportedError(f"gitops-ml.yaml: storage: {place}: only folders are supported yet")
-    return FolderStorage(tools.repository.top / Path(place).expanduser())
 
 
 def _origin(tools: Tools) -> Origin:
