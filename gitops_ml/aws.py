@@ -4,6 +4,9 @@ Credentials are boto3's business: the environment, a web identity, an instance's
 handed in, so that nothing here depends on the process's own environment.
 """
 
+import datetime
+import email.utils
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,3 +52,36 @@ def client(
             user_agent_extra="gitops-ml",
         ),
     )
+
+
+_offset_s = 0.0
+
+
+def clock_offset_s() -> float:
+    """Return what has to be added to this machine's clock to have the right time, as far as AWS told us."""
+    return _offset_s
+
+
+def correct_clock(date: str) -> bool:
+    """Sign from now on with the time in a response's ``Date``; False: it holds none, or boto3 cannot be told.
+
+    A machine whose clock is wrong by more than 15 minutes is otherwise refused by every service.
+    """
+    import botocore.auth
+
+    global _offset_s  # noqa: PLW0603 there is one clock
+    try:
+        right = email.utils.parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return False
+    if not hasattr(botocore.auth, "get_current_datetime"):
+        return False
+    _offset_s = right - time.time()
+
+    def corrected(remove_tzinfo: bool = True) -> datetime.datetime:  # noqa: FBT001 as botocore declares it
+        now = datetime.datetime.fromtimestamp(time.time() + _offset_s, datetime.timezone.utc)  # noqa: UP017 Python 3.10
+        return now.replace(tzinfo=None) if remove_tzinfo else now
+
+    # Signers ask this function, and nothing lets a client bring its own time.
+    botocore.auth.get_current_datetime = corrected
+    return True

@@ -1,6 +1,7 @@
 """``gitops-ml.yaml`` at the repository's root: project settings and policy. All optional."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gitops_ml.schema import findings, nearest_or_all
 from gitops_ml.source import MAX_BYTES, Source, read_source, shown
 
 PROJECT_FILE = "gitops-ml.yaml"
+_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?(\?owner=\d{12})?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,8 @@ def _checks(source: Source) -> list[Diagnostic]:
         if name not in known:
             advice = nearest_or_all(name, known)
             error(path, "unknown-backend", f"no backend is called {shown(name)}{advice}", key=key)
-    # What this version does not do is refused, never silently ignored: a limit that nobody keeps is worse than none.
-    if "://" in data.get("storage", ""):
-        error(("storage",), "not-supported-yet", "only a folder is supported as `storage` yet")
+    storage = data.get("storage", "")
+    if "://" in storage and not _S3.fullmatch(storage):
+        accepted = "a folder and s3://bucket/prefix, with ?owner=ACCOUNT or without"
+        error(("storage",), "storage", f"{shown(storage)} is no storage; accepted are {accepted}")
     return found

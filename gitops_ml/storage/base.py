@@ -1,8 +1,12 @@
 """The contract of a storage: a flat space of objects under ``/``-separated names."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+
+MAX_NAME_BYTES = 900
+"""S3 takes 1024 for prefix and name together."""
 
 
 class StorageError(Exception):
@@ -10,7 +14,7 @@ class StorageError(Exception):
 
 
 class Storage(Protocol):
-    """Where code, logs, checkpoints and large outputs go."""
+    """Where code, logs, checkpoints and large outputs go. May be used from several threads."""
 
     def put(self, name: str, data: bytes) -> None:
         """Write the object, whole or not at all."""
@@ -27,8 +31,32 @@ class Storage(Protocol):
     def get_file(self, name: str, file: Path) -> bool:
         """Bring the object into the file, whole or not at all; False: there is none."""
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Yield the names that start with the prefix, sorted."""
+    def names(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        """Yield the names that start with the prefix and sort after ``after``, sorted."""
 
     def delete(self, name: str) -> None:
         """Remove the object; one that is not there is no error."""
+
+
+def parts(name: str) -> list[str]:
+    """Return the parts of an object's name.
+
+    Raises:
+        StorageError: it is none that every storage takes.
+    """
+    found = name.split("/")
+    if any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in found):
+        raise StorageError(f"{name!r} is no name of an object: it is a relative path without empty or dot parts")
+    if _CONTROL.search(name):
+        raise StorageError(f"{name!r} is no name of an object: it holds control characters")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise StorageError(f"{name!r} is no name of an object: it is no Unicode text") from None
+    if size > MAX_NAME_BYTES:
+        raise StorageError(f"{name[:80]!r}... is no name of an object: it is longer than {MAX_NAME_BYTES} bytes")
+    return found
+
+
+TEMPORARY = ".part-"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")

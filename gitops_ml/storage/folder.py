@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gitops_ml.storage.base import StorageError
+from gitops_ml.storage.base import TEMPORARY, StorageError, parts
 
 
 class FolderStorage:
@@ -59,16 +59,16 @@ class FolderStorage:
             temporary.replace(file)
         return True
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Yield the names that start with the prefix, sorted."""
+    def names(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        """Yield the names that start with the prefix and sort after ``after``, sorted."""
         start = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self._root
         found = (
             Path(folder, file).relative_to(self._root).as_posix()
             for folder, _, files in os.walk(start)
             for file in files
-            if not file.startswith(_TEMPORARY)
+            if not file.startswith(TEMPORARY)
         )
-        yield from sorted(name for name in found if name.startswith(prefix))
+        yield from sorted(name for name in found if name.startswith(prefix) and name > after)
 
     def delete(self, name: str) -> None:
         """Remove the object; one that is not there is no error."""
@@ -76,10 +76,7 @@ class FolderStorage:
             self._path(name).unlink()
 
     def _path(self, name: str) -> Path:
-        parts = name.split("/")
-        if any(part in ("", ".", "..") or part.startswith(_TEMPORARY) or "\0" in part for part in parts):
-            raise StorageError(f"`{name}` is no name of an object: it is a relative path without empty or dot parts")
-        return self._root.joinpath(*parts)
+        return self._root.joinpath(*parts(name))
 
     @contextlib.contextmanager
     def _temporary(self, target: Path) -> Iterator[Path]:
@@ -87,7 +84,7 @@ class FolderStorage:
         temporary = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=_TEMPORARY)
+            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY)
             os.close(descriptor)
             yield Path(temporary)
         except OSError as error:
@@ -95,6 +92,3 @@ class FolderStorage:
         finally:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
-
-
-_TEMPORARY = ".part-"

@@ -51,7 +51,15 @@ def test_project_from__settings__are_read():
             "policy: {fork: never}\n",
             ["1:10: unknown key `fork`; did you mean `forks`? [unknown-key]"],
         ),
-        ("storage: s3://b/p\n", ["1:10: only a folder is supported as `storage` yet [not-supported-yet]"]),
+        (
+            "storage: gs://b/p\n",
+            [
+                (
+                    "1:10: `gs://b/p` is no storage; accepted are a folder and s3://bucket/prefix, "
+                    "with ?owner=ACCOUNT or without [storage]"
+                )
+            ],
+        ),
         ("a: 1\na: 2\n", [
             "1:1: unknown key `a`; known are: specs, backend, backends, ledger, storage, images, policy [unknown-key]",
             "2:1: the key `a` is already on line 1; remove one [duplicate-key]",
