@@ -14,7 +14,6 @@ no worse than the bound. It does not lift a floor, and it does not make a missin
 day is over is an error: it says nothing any more, and reads as if it did.
 """
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -23,11 +22,12 @@ from typing import Any
 
 from gitops_ml.diagnostics import Diagnostic, Position
 from gitops_ml.source import Source, read_source, shown
+from gitops_ml.values import dataclass
 
 FILE = "gitops-ml.accepted.yaml"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledgement:
     """One accepted regression, and where it stands in the file."""
 

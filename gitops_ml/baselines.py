@@ -18,6 +18,7 @@ from gitops_ml.planning import Action, Base, ExperimentPlan, Plan, Situation, Sp
 from gitops_ml.records import BaselineChoice, Version
 from gitops_ml.spec import At, Experiment, Missing
 from gitops_ml.validation import linked, load
+from gitops_ml.values import dataclass
 
 _ANCESTORS = 200
 """How far ``missing: ancestor`` looks back along first parents."""
@@ -33,7 +34,7 @@ class InvalidSpecError(UserError):
         super().__init__(as_text(diagnostics))
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """What the caller wants planned."""
 

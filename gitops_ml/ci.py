@@ -17,6 +17,7 @@ from typing import Any
 
 from gitops_ml.errors import UserError
 from gitops_ml.records import json_document
+from gitops_ml.values import dataclass
 
 # In order: the first variable that is set and not empty is used. A job token comes last: it cannot write comments.
 TOKEN_VARIABLES = {
@@ -32,7 +33,7 @@ class CIKind(enum.StrEnum):
     GITLAB = "gitlab"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CIContext:
     """What one CI job says of itself. URLs have no slash at their end."""
 
@@ -152,7 +153,7 @@ class EventKind(enum.StrEnum):
     OTHER = "other"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """What happened. None: the event does not say, and the forge has to be asked."""
 
@@ -371,7 +372,7 @@ class Spend(enum.StrEnum):
     """Somebody asked for it, whose permission is to be looked at."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
     """What is to be done, in this order; ``why`` says it in words."""
 
@@ -483,7 +484,7 @@ COMMANDS_HELP = """/gitops-ml run [EXPERIMENT ...] [--sha COMMIT]     train what
 /gitops-ml help                                    this text"""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """What a comment asks for. ``problem``: why it became a call for help."""
 

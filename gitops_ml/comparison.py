@@ -17,6 +17,7 @@ from gitops_ml.records import Attempt, BaselineChoice, Hardware, Predictions, Pr
 from gitops_ml.spec import CompareRule, Experiment, Gate, Goal, Plot, Role, Track, Value
 from gitops_ml.stats import Noise
 from gitops_ml.summaries import Metrics, Unusable, summary_value
+from gitops_ml.values import dataclass
 from gitops_ml.verdicts import GateResult, MetricComparison, Sample, Setting, Side, Verdict, judge
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialSummary:
     """One trial as the report shows it."""
 
@@ -56,7 +57,7 @@ class TrialSummary:
     """Earlier repeats' values by metric, oldest first."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
     """All seeds' series of one metric on both sides, by seed."""
 
@@ -65,7 +66,7 @@ class Curves:
     head: Mapping[int, Series]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PointComparison:
     """One point on both sides, matched by its swept values (empty without a sweep)."""
 
@@ -77,7 +78,7 @@ class PointComparison:
     """For the metrics that the spec plots or tracks."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """One thing that differs between the sides besides metrics: a parameter, code, data, environment."""
 
@@ -86,7 +87,7 @@ class Change:
     after: str | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What one side took: attempts all counted, reused trials at what they once cost."""
 
@@ -99,7 +100,7 @@ class Cost:
     hardware: tuple[Hardware, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentComparison:
     """One experiment at one head version against its baseline: what a report is made of."""
 
@@ -126,7 +127,7 @@ class ExperimentComparison:
     """Sentences for the top: hardware differs, dirty, best of 20, ..."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """All experiments of one head version."""
 
@@ -231,7 +232,7 @@ def ranking(tracks: Sequence[Track]) -> Track | None:
     return order[0] if order else None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _RecordSet:
     point: Mapping[str, Value]
     seed: int
@@ -255,7 +256,7 @@ def _best_point(track: Track, values: Mapping[str, Sequence[float | Unusable]]) 
 # One experiment
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     """One point on one seed: its newest repeat that has a record, else its newest one."""
 
@@ -423,7 +424,7 @@ def _incomparable(
 # Points
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Deciding:
     """What decides: the only point of each side, or the best one of a sweep."""
 

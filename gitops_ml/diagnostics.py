@@ -1,6 +1,5 @@
 """Findings with a place, and the forms in which they are shown."""
 
-import dataclasses
 import enum
 import json
 from collections import Counter
@@ -8,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gitops_ml import __version__
+from gitops_ml.values import dataclass
 
 
 class Severity(enum.StrEnum):
@@ -17,7 +17,7 @@ class Severity(enum.StrEnum):
     WARNING = "warning"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Position:
     """A place in a text file; both count from 1, in characters."""
 
@@ -25,7 +25,7 @@ class Position:
     column: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnostic:
     """One finding: where, what, and its short stable code such as ``unknown-key``."""
 
@@ -36,7 +36,7 @@ class Diagnostic:
     severity: Severity = Severity.ERROR
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One line of ``doctor``: what was looked at, whether it is as it should be, what to do if not."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from gitops_ml.records import ATTEMPT_SCHEMA, RECORD_SCHEMA, RecordError
 from gitops_ml.spec import Value
+from gitops_ml.values import dataclass
 
 FORM = 1
 """Of an entry's values in the cache; another one is read anew."""
@@ -19,7 +20,7 @@ FORM = 1
 REPORT_SCHEMA = "gitops-ml/report/v1"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A record's line in the history."""
 
@@ -47,7 +48,7 @@ class Entry:
     derived_from: str | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportEntry:
     """A report's verdicts in the history."""
 

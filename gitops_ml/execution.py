@@ -32,6 +32,7 @@ from gitops_ml.records import (
     json_bytes,
 )
 from gitops_ml.storage.base import Storage
+from gitops_ml.values import dataclass
 
 LOG_TAIL_BYTES = 4096
 _COLLECT_LIMIT_S = 3600.0
@@ -51,7 +52,7 @@ class EventKind(enum.StrEnum):
     REFUSED = "refused"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something happened to a trial; ``text`` is a log line, a reason or an error, as the kind says."""
 
@@ -73,7 +74,7 @@ class Keeper(Protocol):
         """Keep files until they are pushed; a record that is there stays."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """The outside world of an execution."""
 
@@ -94,7 +95,7 @@ class Ports:
     """Gets each new record with the raw outputs it was made from, before they are removed."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """How an execution ended. ``failed`` holds each trial's last attempt."""
 

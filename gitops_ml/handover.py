@@ -35,6 +35,7 @@ from gitops_ml.records import (
     record_to_json,
 )
 from gitops_ml.storage.base import StorageError
+from gitops_ml.values import dataclass
 
 SCHEMA = "gitops-ml/handover/v1"
 MAX_FILES = 20_000
@@ -132,7 +133,7 @@ class _NoStorage:
         raise StorageError(f"{name} is not stored here")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """What was taken from a folder: files for the ledger, and the keys that have records now."""
 
@@ -191,7 +192,7 @@ def take(
     return Taken(files=files, records=tuple(records), failed=failed, costs_usd=tuple(costs), left=tuple(strange))
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Index:
     records: Mapping[str, tuple[Attempt, tuple[StoredFile, ...]]]
     failed: tuple[Attempt, ...]

@@ -1,6 +1,5 @@
 """Questions to earlier records: what was tried, how two differ, how far runs of the same thing lie apart."""
 
-import dataclasses
 import json
 import math
 import re
@@ -17,6 +16,7 @@ from gitops_ml.records import Record
 from gitops_ml.spec import Track, Value, seconds_from
 from gitops_ml.stats import Noise, pool
 from gitops_ml.summaries import Metrics, Unusable, summary_value
+from gitops_ml.values import dataclass
 
 
 def learned_noise(
@@ -62,7 +62,7 @@ def learned_noise(
 # What was tried
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """What one point of one experiment gave at one commit: its records on all seeds, together."""
 
@@ -267,7 +267,7 @@ def usual_metrics(found: Iterable[Row], reports: Iterable[ReportEntry]) -> list[
 # How two records differ
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricDifference:
     """One metric's final value in two records; None: the record does not have it."""
 
@@ -281,7 +281,7 @@ class MetricDifference:
         return None if self.before is None or self.after is None else self.after - self.before
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordDifference:
     """Where two records differ, by what it concerns."""
 

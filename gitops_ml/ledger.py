@@ -11,9 +11,8 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from gitops_ml.entries import Entry, EntryCache, ReportEntry, record_entry, report_entry
 from gitops_ml.errors import GitError, ServiceError
 from gitops_ml.git import RefusedError, RejectedError, Repository, locked, replace_file, state_folder
 from gitops_ml.records import (
@@ -27,8 +26,12 @@ from gitops_ml.records import (
     record_from_json,
     series_from_csv,
 )
+from gitops_ml.values import dataclass
 
-_E = TypeVar("_E", Entry, ReportEntry)
+if TYPE_CHECKING:
+    from gitops_ml.entries import Entry, ReportEntry
+
+_E = TypeVar("_E", "Entry", "ReportEntry")
 
 _PUSHES = 40
 _FAILURES = 4
@@ -56,7 +59,7 @@ def report_path(experiment: str, commit: str, plan: str) -> str:
     return f"reports/{experiment}/{commit[:12]}-{plan[:8]}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
     """What a push did: the ledger's commit, the paths added, and the record keys that were there before."""
 
@@ -151,12 +154,14 @@ class Results:
                 if record is not None:
                     yield record
 
-    def entries(self) -> tuple[Sequence[Entry], Sequence[ReportEntry]]:
+    def entries(self) -> "tuple[Sequence[Entry], Sequence[ReportEntry]]":
         """Return what history shows of every record, in order of keys, and of every report, in order of folders.
 
         What was read once is kept in ``.gitops-ml/history.json`` under the id of its folder's tree. That id names the
         content, so the cache never goes stale, and whoever removes it loses nothing but the time.
         """
+        from gitops_ml.entries import EntryCache, record_entry, report_entry
+
         file = self._repository.state / "history.json"
         try:
             cache = EntryCache.from_bytes(file.read_bytes())

@@ -50,7 +50,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gitops-ml {__version__}")
     top.add_argument("-C", dest="cwd", metavar="DIR", type=Path, default=Path(), help="run as if started in DIR")
-    verbs = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # Its name is given, so that argparse does not make one, for which it loads modules that nobody needs.
+    verbs = top.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=top.prog)
     for name, summary in COMMANDS.items():
         verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == command:
@@ -93,7 +94,7 @@ def main(argv: Sequence[str], tools: Tools) -> int:
 def entry_point() -> None:
     """``gitops-ml`` on the command line."""
     # What a command makes is needed until it ends: to look for garbage a hundred times took 6 % of its time.
-    gc.set_threshold(20_000)
+    gc.set_threshold(200_000)
     codecs.register_error(_SPELT_OUT, _spelt_out)
     for stream in (sys.stdout, sys.stderr):
         # There is no stream when it was closed; a test's may be of another kind.

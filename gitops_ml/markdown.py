@@ -20,6 +20,7 @@ from gitops_ml import wording
 from gitops_ml.comparison import Comparison, Curves, ExperimentComparison, GateResult, MetricComparison
 from gitops_ml.planning import Action, Plan
 from gitops_ml.records import Series
+from gitops_ml.values import dataclass
 
 COMMENT_BYTES = 60_000
 """GitHub refuses a comment over 65,536 characters; what is over our budget is dropped in order."""
@@ -180,7 +181,7 @@ def fence(lines: Sequence[str], language: str = "text") -> str:
 # The ladder
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
     """How much is shown; ``None`` for a number means all."""
 

@@ -25,6 +25,7 @@ from gitops_ml.records import (
     series_to_csv,
 )
 from gitops_ml.storage.base import StorageError
+from gitops_ml.values import dataclass
 
 
 class Sink(Protocol):
@@ -34,7 +35,7 @@ class Sink(Protocol):
         """Take the file, or raise ``StorageError``."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
     """All metrics of a trial."""
 

@@ -18,6 +18,7 @@ from gitops_ml.errors import UserError
 from gitops_ml.globs import compiled, rooted
 from gitops_ml.records import BaselineChoice, Version
 from gitops_ml.spec import Data, Experiment, Missing, RandomSweep, Range, Scalar, Value
+from gitops_ml.values import dataclass
 
 KEY_FORMAT = "gitops-ml-key/1"
 """Changes only when the meaning of a key does: every key in every repository changes with it."""
@@ -28,7 +29,7 @@ _OWN_FILES = ("gitops-ml.yaml", "gitops-ml.accepted.yaml")
 _LEFT_OUT = ("**/*.md", ".github/**", ".gitlab/**", ".gitlab-ci.yml")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class TreeFile:
     """One entry of a git tree: ``mode`` is git's (100644, 100755, 120000, 160000), ``oid`` its object id."""
 
@@ -37,7 +38,7 @@ class TreeFile:
     oid: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
     """A whole repository state, readable without a checkout."""
 
@@ -48,7 +49,7 @@ class Tree:
     """Object id of a blob -> its bytes."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One training: experiment x point x seed. Everything a backend needs besides the objects themselves."""
 
@@ -76,7 +77,7 @@ class Action(enum.StrEnum):
     """Has no record and is not trained; the reason says why."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """What a trial may take and cost. ``worst_usd``: price x deadline; ``source`` names the price's origin and date."""
 
@@ -89,7 +90,7 @@ class Estimate:
     region: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTrial:
     """A trial and what is to be done about it, with the reason in words."""
 
@@ -111,7 +112,7 @@ class Relation(enum.StrEnum):
     """There is no baseline commit, or the spec there is not valid."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentPlan:
     """One experiment on both sides. ``head`` is empty when it was removed, ``base`` when it is new."""
 
@@ -129,7 +130,7 @@ class ExperimentPlan:
         yield from self.base
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What would run, be reused and cost, for one head version against one baseline."""
 
@@ -293,7 +294,7 @@ def _drawn(space: Range | tuple[Scalar, ...], u: float) -> Scalar:
     return float(f"{space.low + u * (space.high - space.low):.6g}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """What a plan is made in, besides specs and trees."""
 
@@ -393,7 +394,7 @@ def next_repeat(trial: Trial) -> Trial:
 # Plans
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Specs:
     """All experiments of one tree, by path, with the tree they stand in."""
 
@@ -407,7 +408,7 @@ class Specs:
         return {experiment.name: experiment for experiment in self.experiments.values()}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
     """The baseline side for some experiments: ``specs`` None when there is no such commit."""
 
@@ -608,7 +609,7 @@ def _planned_json(planned: PlannedTrial) -> dict[str, Any]:
     }
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One place where two key documents differ, such as ``params.lr``; None: not there."""
 

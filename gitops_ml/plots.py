@@ -20,6 +20,7 @@ from gitops_ml import wording
 from gitops_ml.comparison import Curves, ExperimentComparison, MetricComparison, Verdict
 from gitops_ml.records import Series
 from gitops_ml.spec import Goal, Plot, Value
+from gitops_ml.values import dataclass
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,7 @@ _HUGE = 1e100
 """matplotlib fails on values near the end of the floats; nothing real is there."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     """One plot, drawn when it is asked for. ``alt`` says in words what is seen, ``name`` is a file name without end."""
 
@@ -66,7 +67,7 @@ class Picture:
             return out.getvalue()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
     """A confusion matrix to draw: rows are the true classes, columns the predicted ones, at most ``MAX_CLASSES``."""
 

@@ -25,12 +25,13 @@ from gitops_ml.planning import (
     next_repeat,
 )
 from gitops_ml.spec import Experiment, Missing, usd_from
+from gitops_ml.values import dataclass
 
 PERMISSIONS = ("none", "read", "write", "maintain", "admin")
 """In rising order, as ``policy.approvers`` and the forges name them."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The ``policy`` of ``gitops-ml.yaml``. None: everything is allowed, or there is no limit."""
 
@@ -60,7 +61,7 @@ def policy_from(settings: Mapping[str, Any]) -> Policy:
     return Policy(**fields)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
     """What a plan and an approval hold for; when one of the three has moved, they hold no more."""
 
@@ -71,7 +72,7 @@ class Binding:
     """Digest of the policy there."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
     """What was spent before, and what jobs that are not over may still spend, in US dollars."""
 
@@ -80,7 +81,7 @@ class Spent:
     live: Decimal = Decimal(0)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
     """Somebody's word that a head may be trained."""
 
@@ -106,7 +107,7 @@ class Ruling(enum.StrEnum):
     """Nobody wants it now; that is no denial."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentDecision:
     """One experiment that has something to train."""
 
@@ -117,7 +118,7 @@ class ExperimentDecision:
     reasons: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What a plan may do. Experiments that have nothing to train are not in it."""
 

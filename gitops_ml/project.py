@@ -12,12 +12,13 @@ from gitops_ml.errors import UserError
 from gitops_ml.globs import rooted
 from gitops_ml.schema import findings, nearest_or_all
 from gitops_ml.source import MAX_BYTES, Source, read_source, shown
+from gitops_ml.values import dataclass
 
 PROJECT_FILE = "gitops-ml.yaml"
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?(\?owner=\d{12})?")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSettings:
     """Where results are committed."""
 
@@ -25,7 +26,7 @@ class LedgerSettings:
     remote: str = "origin"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """The settings of one repository."""
 

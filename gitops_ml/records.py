@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from gitops_ml.errors import UserError
 from gitops_ml.spec import Value
+from gitops_ml.values import dataclass
 
 RECORD_SCHEMA = "gitops-ml/record/v1"
 ATTEMPT_SCHEMA = "gitops-ml/attempt/v1"
@@ -31,7 +32,7 @@ class RecordError(UserError):
     """A file of the ledger is not what its schema says; the text says where."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """One metric over a training, in the order in which it was written.
 
@@ -45,7 +46,7 @@ class Series:
     times: tuple[float, ...] | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scalar:
     """A final value that has no steps; ``stderr`` and ``count`` when the file states them.
 
@@ -58,7 +59,7 @@ class Scalar:
     count: int | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something in a metrics file that a reviewer must know: ``where`` is a line, key or byte offset."""
 
@@ -67,7 +68,7 @@ class Problem:
     message: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """All that a reader found in one file (or one folder that is one unit, such as a DVCLive one)."""
 
@@ -83,7 +84,7 @@ class Reading:
     params: Mapping[str, Value] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
     """One score per example of the evaluation data, so that two versions can be compared example by example."""
 
@@ -95,7 +96,7 @@ class Predictions:
     """``correct``: 1 or 0. ``score``: the file's own, more is better. ``error``: absolute error, less is better."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfusionMatrix:
     """How often examples of each class were taken for each: ``counts[actual][predicted]``, finite and not negative."""
 
@@ -103,7 +104,7 @@ class ConfusionMatrix:
     counts: tuple[tuple[float, ...], ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
     """A file that a trial left: with its digest, and where it is kept (``git``, ``storage`` or ``none``)."""
 
@@ -113,7 +114,7 @@ class StoredFile:
     store: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesRange:
     """What a record says about a series without its points: NaN counts as a point, never as an extreme."""
 
@@ -138,7 +139,7 @@ class Outcome(enum.StrEnum):
     LOST = "lost"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a record was made: ``kind`` is ``ci`` or ``local``; CI gates only on records of CI origin."""
 
@@ -149,7 +150,7 @@ class Origin:
     """Number of the change it was trained for. Its commits may be gone after a forced push; what they cost is not."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
     """What the trial ran on, as far as it is known."""
 
@@ -160,7 +161,7 @@ class Hardware:
     gpus: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try of a job. ``reason`` says in a sentence why it ended as it did."""
 
@@ -185,7 +186,7 @@ class Attempt:
     """The redacted end of the log, at most 4 KiB; only for attempts that did not succeed."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What a succeeded trial leaves. Immutable, stored under its key."""
 
@@ -216,7 +217,7 @@ class Record:
     """Of the whole series, kept also where the series themselves were not read."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
     """A state of the repository: a commit, or the uncommitted work on top of it."""
 
@@ -227,7 +228,7 @@ class Version:
     dirty: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineChoice:
     """The commit that head is compared with, how it was chosen, and how far behind the ref's tip it is."""
 

@@ -6,7 +6,6 @@ over.
 """
 
 import ast
-import dataclasses
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from gitops_ml.errors import UserError
 from gitops_ml.globs import is_glob
+from gitops_ml.values import dataclass
 
 _SKIPPED = frozenset(
     {"node_modules", "venv", "env", "site-packages", "__pycache__", "build", "dist", "tests", "test", "docs"}
@@ -26,7 +26,7 @@ _MOST_SCRIPT_BYTES = 2**20
 _SEEDS = ("seed", "random_seed")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
     """A command line option of the script that takes a value."""
 
@@ -35,7 +35,7 @@ class Parameter:
     default: str | int | float
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
     """A file that looks like data; ``role`` is train or eval."""
 
@@ -44,7 +44,7 @@ class DataFile:
     role: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A metric found in a file that lies about; ``goal`` None when the name does not tell."""
 
@@ -52,7 +52,7 @@ class Metric:
     goal: str | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """All that was found; paths from the repository's root, with forward slashes."""
 

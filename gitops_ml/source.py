@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from gitops_ml.diagnostics import Diagnostic, Position
+from gitops_ml.values import dataclass
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -22,7 +23,7 @@ Path = tuple[str | int, ...]
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Plain data (dict, list, str, int, float, bool, None) and the place of every key and value in it."""
 

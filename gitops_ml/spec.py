@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from gitops_ml.values import dataclass
+
 Scalar = str | int | float | bool
 Value = Scalar | tuple[Scalar, ...]
 """What a parameter may hold: a scalar or a list of scalars, never null, never not finite."""
@@ -66,7 +68,7 @@ class SummaryKind(enum.StrEnum):
     AT = "at"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
     """What counts as "the code changed": globs relative to the workdir. No include: every tracked file."""
 
@@ -74,7 +76,7 @@ class Code:
     exclude: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """What the training runs in. Neither python, requirements nor image: the caller's interpreter."""
 
@@ -85,7 +87,7 @@ class Environment:
     secrets: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
     """One named input; ``uri`` is a path from the workdir or carries a scheme."""
 
@@ -95,7 +97,7 @@ class Data:
     role: Role = Role.TRAIN
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
     """A continuous range of a random sweep, both ends included; ``log``: uniform in the logarithm."""
 
@@ -104,7 +106,7 @@ class Range:
     log: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RandomSweep:
     """``n`` points drawn from ``space`` with ``seed``; equal on every machine."""
 
@@ -113,7 +115,7 @@ class RandomSweep:
     space: Mapping[str, Range | tuple[Scalar, ...]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """Several points: exactly one of ``grid``, ``list``, ``random``."""
 
@@ -125,7 +127,7 @@ class Sweep:
     """Fresh seeds on which the winner is trained again before it may beat the baseline."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """GPUs for one trial; any of the ``type`` will do, none named means any kind."""
 
@@ -133,7 +135,7 @@ class Gpu:
     count: int = 1
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What one trial asks of a machine."""
 
@@ -146,7 +148,7 @@ class Resources:
     """prefer, only or never."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """Limits. ``max_cost`` covers all trials, attempts and the base side; the durations are per attempt."""
 
@@ -158,7 +160,7 @@ class Budget:
     retries_failed: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
     """Files to read metrics from: a glob relative to the workdir; format None: found out from the file."""
 
@@ -166,7 +168,7 @@ class Read:
     format: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """How a series becomes one value.
 
@@ -180,7 +182,7 @@ class Summary:
     of: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
     """The smallest change that matters: absolute in the metric's unit, or a fraction of |baseline mean|."""
 
@@ -188,7 +190,7 @@ class Tolerance:
     relative: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
     """One metric that is compared."""
 
@@ -203,7 +205,7 @@ class Track:
     primary: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """Where metrics are read from and which are compared."""
 
@@ -213,7 +215,7 @@ class Metrics:
     predictions: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineRule:
     """What head is compared with."""
 
@@ -222,7 +224,7 @@ class BaselineRule:
     missing: Missing = Missing.RUN
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompareRule:
     """How a verdict is reached; ``inconclusive``: what an inconclusive gated metric does."""
 
@@ -232,7 +234,7 @@ class CompareRule:
     inconclusive: Gate = Gate.WARN
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
     """A plot of learning curves; ``x``: step, time or the name of a metric such as samples."""
 
@@ -240,7 +242,7 @@ class Plot:
     x: str = "step"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """An output to keep; ``store``: storage, or git for small files that go to the ledger."""
 
@@ -248,7 +250,7 @@ class Artifact:
     store: str = "storage"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Triggers:
     """When CI trains: ``change`` is run, plan or never; ``schedule`` is never or a cron line."""
 
@@ -257,7 +259,7 @@ class Triggers:
     schedule: str = "never"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """What one spec file describes."""
 

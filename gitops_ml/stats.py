@@ -4,7 +4,6 @@ Plain Python on the command line's path; scipy is the oracle in the tests and is
 alone. The formulas and their measured error rates: docs/statistics.md. All p values are one-sided.
 """
 
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -13,12 +12,13 @@ from collections.abc import Sequence
 
 from gitops_ml.distributions import binomial_tail, normal_quantile, t_quantile, t_tail
 from gitops_ml.errors import UserError
+from gitops_ml.values import dataclass
 
 POOLED_DF_MIN = 10
 """Degrees of freedom that earlier runs must bring before their noise is used."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Moments:
     """Size, mean and sample standard deviation (n - 1); ``sd`` is None for n < 2, ``mean`` for n = 0."""
 
@@ -27,7 +27,7 @@ class Moments:
     sd: float | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Noise:
     """Run-to-run standard deviation learned from earlier groups of runs, with its degrees of freedom."""
 
@@ -35,7 +35,7 @@ class Noise:
     df: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Test:
     """A difference head - base with its interval and both one-sided p values.
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from gitops_ml.records import NOT_WRITTEN, Record, Scalar, Series, SeriesRange
 from gitops_ml.spec import Goal, SummaryKind, Track
+from gitops_ml.values import dataclass
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Unusable:
     """Why there is no value. ``invalid``: something is there but cannot be trusted (NaN, a torn file)."""
 

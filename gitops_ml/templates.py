@@ -5,13 +5,13 @@ Known names: ``${params.X}``, ``${data.NAME}``, ``${trial.seed}``, ``${trial.out
 nothing is quoted, as text inside double quotes; inside single quotes and here-documents a placeholder is an error.
 """
 
-import dataclasses
 import enum
 import re
 import shlex
 from collections.abc import Mapping
 
 from gitops_ml.spec import Value
+from gitops_ml.values import dataclass
 
 TRIAL_NAMES = ("seed", "output", "checkpoints", "key")
 
@@ -25,7 +25,7 @@ class Context(enum.StrEnum):
     HEREDOC = "here-document"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Reference:
     """One of our placeholders in a template, such as ``params`` and ``lr``; offset and length in characters."""
 
@@ -41,7 +41,7 @@ class Reference:
         return self.context in (Context.SINGLE, Context.HEREDOC)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Malformed:
     """Something in our namespaces that is no exact name, such as ``${params.lr:-1}``."""
 
@@ -49,7 +49,7 @@ class Malformed:
     offset: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Hole:
     """A part of a rendered command that only the training machine knows.
 
@@ -60,7 +60,7 @@ class Hole:
     name: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Command:
     """A rendered command: each argument is a row of texts and holes. With ``shell`` there is one argument.
 

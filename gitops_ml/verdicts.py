@@ -13,6 +13,7 @@ from datetime import date
 from gitops_ml import stats
 from gitops_ml.acceptance import Acknowledgement
 from gitops_ml.spec import CompareRule, Gate, Goal, Missing, Track
+from gitops_ml.values import dataclass
 
 PAIRS_MIN = 3
 """Common seeds from which on the differences per seed are tested."""
@@ -42,7 +43,7 @@ class GateResult(enum.StrEnum):
     FAIL = "fail"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One trial's value of a metric. ``value`` None: there is none, ``problem`` says why (failed seed, NaN, ...)."""
 
@@ -57,7 +58,7 @@ class Sample:
     """How many test examples a proportion was taken over, when the file says so."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     """One metric on one side: raw values per seed and their moments over the valid ones."""
 
@@ -76,7 +77,7 @@ class Side:
         return cls(samples=tuple(samples), n=found.n, mean=found.mean, sd=sd)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricComparison:
     """One metric of one point, both sides.
 
@@ -113,7 +114,7 @@ class MetricComparison:
     """The acknowledgement that lets a regression pass: its reason, author and expiry in words."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What a metric's verdict depends on besides its runs."""
 
@@ -204,7 +205,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 # Testing
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Finding:
     """``improvement`` and the interval have their sign turned so that positive is good."""
 

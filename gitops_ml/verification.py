@@ -27,11 +27,12 @@ from gitops_ml.records import (
     series_from_csv,
     series_range,
 )
+from gitops_ml.values import dataclass
 
 FOLDERS = ("records", "attempts", "reports")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that is off, and where: a path on the ledger, or a commit of its history."""
 

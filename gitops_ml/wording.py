@@ -4,7 +4,6 @@ A *marked* text names foreign things between backticks (``the metric `val/loss` 
 into its own kind of code. ``mark`` makes a name safe for that, whatever it holds.
 """
 
-import dataclasses
 import math
 import re
 import unicodedata
@@ -23,6 +22,7 @@ from gitops_ml.comparison import (
 )
 from gitops_ml.records import Outcome
 from gitops_ml.spec import Gate, Goal, Value
+from gitops_ml.values import dataclass
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -176,7 +176,7 @@ def _decimals(uncertainty: float, digits: int) -> int:
     return digits - 1 - math.floor(math.log10(uncertainty))
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
     """How the numbers of one metric are written: as many digits as the uncertainty leaves, in its unit."""
 
@@ -291,7 +291,7 @@ def point_text(point: Mapping[str, Value]) -> str:
 # Metrics
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One metric as a table shows it; all texts but ``name`` are ours."""
 
@@ -462,7 +462,7 @@ def _urgency(metric: MetricComparison) -> tuple[int, bool, int, float, str]:
 # Experiments
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
     """The one line a reviewer reads: the verdict and what it rests on (marked text)."""
 
@@ -632,7 +632,7 @@ def machine_names(cost: Cost) -> list[str]:
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow:
     """One trial as a table shows it; ``point`` is foreign."""
 

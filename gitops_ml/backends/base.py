@@ -16,6 +16,7 @@ from gitops_ml.errors import UserError
 from gitops_ml.planning import Estimate, Trial
 from gitops_ml.records import Hardware
 from gitops_ml.storage.base import Storage
+from gitops_ml.values import dataclass
 
 
 class JobState(enum.StrEnum):
@@ -48,7 +49,7 @@ class Machine(enum.StrEnum):
     GONE = "gone"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
     """One job as the backend knows it now. Times are aware UTC."""
 
@@ -66,7 +67,7 @@ class JobStatus:
     """The newest line worth showing, such as ``epoch 3/20``."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as it can be named: for ``status``, ``logs`` and ``cancel``, which know no plan."""
 
@@ -77,7 +78,7 @@ class Job:
     submitted_at: datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """What a job needs from here: a tar made of exactly the objects that were keyed, never the workspace.
 
@@ -90,7 +91,7 @@ class Bundle:
     open: Callable[[], BinaryIO] = dataclasses.field(repr=False, compare=False)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
     """Something that outlived its deadline, for ``gc``: what it is, since when, and the call that ends it."""
 
@@ -105,7 +106,7 @@ def _no_storage() -> Storage:
     raise UserError("gitops-ml.yaml: this backend needs `storage: s3://bucket/prefix`, which its machines can reach")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What every backend gets from its surroundings."""
 

@@ -1,7 +1,6 @@
 """How ``ci`` speaks to the CI: folded groups, annotations, outputs, the job summary."""
 
 import contextlib
-import dataclasses
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +9,13 @@ from pathlib import Path
 from gitops_ml.diagnostics import FORMATS, Diagnostic
 from gitops_ml.errors import UserError
 from gitops_ml.tools import Tools
+from gitops_ml.values import dataclass
 
 # GitHub refuses a job summary over 1 MiB, and the job stays green.
 MAX_SUMMARY_BYTES = 1_000_000
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Console:
     """The CI's log and files, as far as it has them."""
 

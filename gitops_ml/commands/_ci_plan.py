@@ -18,9 +18,10 @@ from gitops_ml.project import PROJECT_FILE, Project, project_from
 from gitops_ml.records import Record
 from gitops_ml.spec import Experiment
 from gitops_ml.tools import Tools
+from gitops_ml.values import dataclass
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """The target branch's tip, which says what a change may do."""
 
@@ -32,7 +33,7 @@ class Target:
     binding: Binding
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """A plan under the target's rules, and what was decided about it."""
 

@@ -1,6 +1,5 @@
 """What ``ci`` leaves behind: the report on the ledger, the comment, the statuses, files for later jobs."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from gitops_ml.forges.base import Forge, State
 from gitops_ml.policy import Ruling
 from gitops_ml.records import json_bytes
 from gitops_ml.tools import Tools
+from gitops_ml.values import dataclass
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """Everything that is to be said about an event."""
 

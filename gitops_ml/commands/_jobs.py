@@ -1,14 +1,14 @@
 """Jobs as ``status``, ``logs`` and ``cancel`` name them: by a key's beginning or an experiment's name."""
 
-import dataclasses
 from collections.abc import Sequence
 
 from gitops_ml.backends.base import Backend, Job, JobStatus
 from gitops_ml.errors import UserError
 from gitops_ml.tools import Tools
+from gitops_ml.values import dataclass
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """A job, how it stands, and the backend that knows it."""
 

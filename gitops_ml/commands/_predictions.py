@@ -1,7 +1,6 @@
 """Per-example predictions of the trials that a comparison pairs example by example."""
 
 import posixpath
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +31,8 @@ def predictions(plan: Plan, records: Mapping[str, Record], tools: Tools) -> Mapp
 
 
 def _predictions(key: str, kept: StoredFile, tools: Tools) -> Predictions | None:
+    import tempfile
+
     from gitops_ml.readers.predictions import read_predictions
 
     with tempfile.TemporaryDirectory() as folder:

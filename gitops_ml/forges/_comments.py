@@ -6,12 +6,12 @@ The forges have no conditional edit: when two runs edit one comment within the s
 the next run puts it right.
 """
 
-import dataclasses
 import re
 from typing import Protocol
 
 from gitops_ml.forges._calls import Patience, TransientError
 from gitops_ml.forges.base import CommentRef, Told
+from gitops_ml.values import dataclass
 
 MARKER = re.compile(r"<!-- gitops-ml comment=[^\n>]{1,200} -->")
 # What `text_of` puts around the body is at most this long.
@@ -25,7 +25,7 @@ _STATE = re.compile(
 _ROUNDS = 5
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """When a text was made: by which run (0: none, on a laptop), and for which commit."""
 
@@ -34,7 +34,7 @@ class Order:
     commit: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnComment:
     """A comment that our own identity wrote."""
 
@@ -43,7 +43,7 @@ class OwnComment:
     text: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """A change and all comments in it that our own identity wrote, in any order."""
 

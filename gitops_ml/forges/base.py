@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError
+from gitops_ml.values import dataclass
 
 
 class CannotPublishError(ServiceError):
@@ -32,7 +33,7 @@ class State(enum.StrEnum):
     ERROR = "error"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A pull or merge request."""
 
@@ -48,7 +49,7 @@ class Change:
     author: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """A picture for the comment, drawn by whoever needs it.
 
@@ -65,7 +66,7 @@ class Image:
     ledger_commit: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommentRef:
     """The comment as it stands now, and what was done.
 
@@ -77,7 +78,7 @@ class CommentRef:
     action: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """What a comment of ours reports on, and which run wrote it (0: not known)."""
 

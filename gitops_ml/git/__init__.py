@@ -13,7 +13,6 @@ What the private repository lacks on purpose: hooks, automatic maintenance, remo
 """
 
 import contextlib
-import dataclasses
 import functools
 import os
 import re
@@ -67,6 +66,7 @@ from gitops_ml.git.state import (
 from gitops_ml.globs import compiled
 from gitops_ml.planning import Tree, TreeFile
 from gitops_ml.records import Version
+from gitops_ml.values import dataclass
 
 __all__ = [
     "STATE", "Head", "Object", "RefusedError", "RejectedError", "Repository", "TreeEntry", "locked", "redacted",
@@ -78,7 +78,7 @@ LOCAL_LIMIT_S = 600.0
 NETWORK_LIMIT_S = 300.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """What is checked out: ``commit`` None in a repository without commits, ``branch`` None when detached."""
 
@@ -668,7 +668,7 @@ _LAYOUT = (
 _LAYOUT_LINES = 5
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Layout:
     top: Path
     object_format: str

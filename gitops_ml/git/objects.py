@@ -1,7 +1,6 @@
 """What git stores and how it is written down: objects, trees, states of the work tree, paths, names of people."""
 
 import contextlib
-import dataclasses
 import os
 import re
 import subprocess
@@ -12,12 +11,13 @@ from datetime import datetime
 from pathlib import Path
 
 from gitops_ml.errors import GitError
+from gitops_ml.values import dataclass
 
 AUTHOR = "gitops-ml <gitops-ml@noreply.invalid>"
 OID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Object:
     """A git object: its id, kind (blob, tree, commit, tag) and bytes."""
 
@@ -80,7 +80,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TreeEntry:
     """One line of a tree object: a file, folder or submodule."""
 
@@ -100,7 +100,7 @@ def parse_tree(data: bytes, width: int) -> dict[str, TreeEntry]:
     return entries
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Status:
     commit: str
     staged: bool

@@ -9,7 +9,6 @@ gigabytes.
     metrics: {read: [out/metrics.json, {path: out/final, format: yaml}]}
 """
 
-import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from gitops_ml.readers.base import Reader, UnreadableError
 from gitops_ml.readers.findings import MAX_DEPTH, Findings, Repeated, describe, not_finite, number
 from gitops_ml.readers.rows import add_rows
 from gitops_ml.records import Reading
+from gitops_ml.values import dataclass
 
 MAX_YAML_BYTES = 4 * 2**20
 MAX_TOML_BYTES = 2 * 2**20
@@ -130,7 +130,7 @@ def parse_yaml(content: str) -> Any:
         raise UnreadableError("", f"is no YAML: {error}") from error
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Tagged:
     """A value with a tag of its own, such as a pickled numpy number: never built."""
 

@@ -1,0 +1,43 @@
+"""Values behave as frozen dataclasses do, but that nobody checks at run time what the type checker has checked."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+from gitops_ml.values import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Point:
+    x: int
+    secret: str = dataclasses.field(default="", repr=False)
+
+
+def test_dataclass__equal_ones__are_one_key():
+    assert {_Point(x=1, secret="a"), _Point(x=1, secret="a"), _Point(x=1, secret="b")} == {
+        _Point(x=1, secret="a"),
+        _Point(x=1, secret="b"),
+    }
+
+
+def test_dataclass__standard_functions__take_it():
+    assert dataclasses.replace(_Point(x=1, secret="a"), x=2) == _Point(x=2, secret="a")
+    assert [field.name for field in dataclasses.fields(_Point)] == ["x", "secret"]
+    assert repr(_Point(x=1, secret="a")) == "_Point(x=1)"
+
+
+def test_dataclass__assignment__is_refused_by_the_type_checker(tmp_path):
+    file = tmp_path / "changes.py"
+    file.write_text("from gitops_ml.stats import Noise\nNoise(1.0, 2).df = 3\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-error-summary", f"--cache-dir={tmp_path / 'cache'}", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+
+    assert done.stdout == f'{file}:2: error: Property "df" defined in "Noise" is read-only  [misc]\n'
