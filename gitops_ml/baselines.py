@@ -123,6 +123,10 @@ class Planner:
         """Return the valid specs of a commit of the baseline side."""
         return self._load(self._tree(commit, commit[:12]), self._base_globs)[0]
 
+    def specs_and_broken(self, commit: str) -> tuple[Specs, Mapping[str, str]]:
+        """Return the valid specs of a commit, and why the others are not valid, by path."""
+        return self._load(self._tree(commit, commit[:12]), self._spec_globs)
+
     def specs_at_head(self, commit: str) -> Mapping[str, Experiment]:
         """Return head's valid specs by name, with their own rules."""
         return self._load(self._tree(commit, commit[:12]), self._spec_globs)[0].by_name()

@@ -59,6 +59,11 @@ def learned_noise(
     }
 
 
+def matching_keys(name: str, keys: Iterable[str]) -> Sequence[str]:
+    """Return the keys that start with the name, in order; four characters are the least that name one."""
+    return sorted(key for key in keys if key.startswith(name)) if re.fullmatch("[0-9a-f]{4,64}", name) else []
+
+
 # What was tried
 
 

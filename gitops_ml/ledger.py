@@ -258,8 +258,8 @@ class Results:
     def push(self, message: str, commits: Sequence[str] = ()) -> Pushed:
         """Append everything kept here to the ledger branch in one commit, and free it here when it is there.
 
-        ``commits`` are pushed too, as ``refs/gitops-ml/commits/<sha>``, so that they can be found after a squash;
-        a server that refuses this is a warning.
+        ``commits``, and those that the records were trained at, are pushed too, as ``refs/gitops-ml/commits/<sha>``,
+        so that they can be found after a squash; a server that refuses this is a warning.
 
         Raises:
             GitError: there is no such remote.
@@ -273,13 +273,19 @@ class Results:
         with self._lock("push"):
             files = self.kept()
             pushed = self._append(files, message)
-            refused = self._repository.push_commits(self._remote, commits)
+            refused = self._repository.push_commits(self._remote, self._here({*commits, *_commits_of(files)}))
             self._free(files)
         warnings = [
             f"commit {commit[:12]} is not kept on {self._remote} ({why}); after a squash it may be lost"
             for commit, why in refused.items()
         ]
         return dataclasses.replace(pushed, warnings=tuple(warnings))
+
+    def _here(self, commits: Iterable[str]) -> Sequence[str]:
+        """Return the commits that this repository has; a record may have been made elsewhere."""
+        names = sorted(commits)
+        found = self._repository.objects([f"{name}^{{commit}}" for name in names])
+        return [name for name, one in zip(names, found, strict=True) if one is not None and one.oid == name]
 
     # Appending
 
@@ -577,6 +583,19 @@ def _unit(path: str) -> tuple[str, str] | None:
     if len(parts) > 3 and parts[0] == "reports":
         return "/".join(parts[:3]), "/".join((*parts[:3], "report.json"))
     return None
+
+
+def _commits_of(files: Mapping[str, bytes]) -> set[str]:
+    """Return the commits that the records among the files were trained at, as far as all of it was committed."""
+    commits = set()
+    for path, data in files.items():
+        if path.startswith("records/") and _is_marker(path):
+            with contextlib.suppress(RecordError):
+                document = json_document(data)
+                commit = document.get("commit")
+                if document.get("dirty") is False and isinstance(commit, str) and _OID.fullmatch(commit):
+                    commits.add(commit)
+    return commits
 
 
 def _is_marker(path: str) -> bool:

@@ -72,6 +72,7 @@ def made_record(trial: Trial, attempt: Attempt, folder: Path, storage: Sink) -> 
         problems=found.problems,
         ignored=found.ignored,
         evaluation=trial.evaluation,
+        derived_from=trial.derived_from,
     )
     csv, decimated = series_to_csv(record.series)
     files, stored = kept_files(trial, folder, storage)

@@ -16,7 +16,7 @@ from typing import Any
 
 from gitops_ml.errors import UserError
 from gitops_ml.globs import compiled, rooted
-from gitops_ml.records import BaselineChoice, Version
+from gitops_ml.records import BaselineChoice, Record, Version
 from gitops_ml.spec import Data, Experiment, Missing, RandomSweep, Range, Scalar, Value
 from gitops_ml.values import dataclass
 
@@ -66,6 +66,8 @@ class Trial:
     evaluation: str | None = None
     confirms: bool = False
     """Trained on a fresh seed to confirm a sweep's winner."""
+    derived_from: str | None = None
+    """The key of the trial that this is a rerun of, with changes."""
 
 
 class Action(enum.StrEnum):
@@ -314,6 +316,8 @@ def side_trials(
     situation: Situation,
     *,
     winner: Mapping[str, Value] | None = None,
+    data_from: Mapping[str, Tree] | None = None,
+    described: Experiment | None = None,
 ) -> tuple[Trial, ...]:
     """Return an experiment's trials at one tree: points x seeds, each followed by its recorded repeats.
 
@@ -323,11 +327,14 @@ def side_trials(
         specs: paths of all specs in the tree.
         situation: known keys and the interpreter.
         winner: the sweep's best point, if known: it is trained again on the seeds that ``sweep.confirm`` names.
+        data_from: where the files of a data entry stand, by its name, if not in the tree.
+        described: the experiment whose code it is, if its own data entries are other ones than its spec's: what was
+            data there is no code here.
 
     Raises:
         UserError: a file that the spec names is not in the tree.
     """
-    code = code_files(experiment, tree, specs)
+    code = code_files(described or experiment, tree, specs)
     if not code:
         reason = (
             "only what git tracks is: `git add` the training's files, or name them in `code.include`"
@@ -335,9 +342,10 @@ def side_trials(
             else f"`code.include` selects nothing: {', '.join(experiment.code.include)}"
         )
         raise UserError(f"{experiment.path}: no file of {_name(tree.version)} is part of the code; {reason}")
+    data = [(entry, (data_from or {}).get(entry.name, tree)) for entry in experiment.data]
     named = [
         *environment_files(experiment, tree),
-        *(f for d in experiment.data for f in data_files(d, experiment, tree)),
+        *(file for entry, holder in data for file in data_files(entry, experiment, holder)),
     ]
     evaluation = tuple(inside(glob, experiment.workdir) for glob in experiment.metrics.evaluation)
     evaluates = compiled(evaluation)
@@ -349,7 +357,7 @@ def side_trials(
         "workdir": experiment.workdir,
         "environment": environment_document(experiment, tree, situation.interpreter),
         "code": files_digest(code),
-        "data": sorted([data.name, data_pin(data, experiment, tree)] for data in experiment.data),
+        "data": sorted([entry.name, data_pin(entry, experiment, holder)] for entry, holder in data),
         "nodes": experiment.resources.nodes,
     }
 
@@ -383,6 +391,22 @@ def side_trials(
     if winner is not None and experiment.sweep is not None:
         runs += [t for seed in experiment.sweep.confirm for t in repeats(winner, seed, confirms=True)]
     return tuple(runs)
+
+
+def recorded_trial(record: Record, experiment: Experiment, version: Version) -> Trial:
+    """Return the trial that a record is of, as far as the record tells: without its files."""
+    return Trial(
+        key=record.key,
+        document=record.document,
+        experiment=experiment,
+        version=version,
+        point=record.point,
+        params=record.params,
+        seed=record.seed,
+        repeat=record.repeat,
+        evaluation=record.evaluation,
+        derived_from=record.derived_from,
+    )
 
 
 def next_repeat(trial: Trial) -> Trial:

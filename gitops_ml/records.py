@@ -235,8 +235,8 @@ class BaselineChoice:
     version: Version | None
     ref: str
     chosen: str
-    """``merge-base``, ``tip``, ``first parent``, ``before the push``, ``HEAD``, ``given``, ``ancestor``, ``none``
-    (there is nothing before head) or ``not found``."""
+    """``merge-base``, ``tip``, ``first parent``, ``before the push``, ``HEAD``, ``given``, ``ancestor``,
+    ``original`` (what head is a rerun of), ``none`` (there is nothing before head) or ``not found``."""
     behind: int | None = None
     """Commits between it and the ref's tip; None: not known."""
     note: str = ""
@@ -253,6 +253,7 @@ class BaselineChoice:
             "HEAD": "the last commit",
             "given": f"given as {self.ref}",
             "ancestor": f"an earlier commit of {self.ref}",
+            "original": "the original",
         }.get(self.chosen, f"{self.chosen} of {self.ref}")
         text = f"compared with {self.version.commit[:12]}, {how}"
         if self.behind:

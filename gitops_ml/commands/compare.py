@@ -21,7 +21,7 @@ from gitops_ml.commands.plan import add_plan_arguments, plan_for
 from gitops_ml.comparison import Comparison, GateResult, compare
 from gitops_ml.diagnostics import as_text
 from gitops_ml.errors import ExitCode, UserError
-from gitops_ml.planning import Action, ExperimentPlan, Plan, PlannedTrial, Relation, Trial
+from gitops_ml.planning import Action, ExperimentPlan, Plan, PlannedTrial, Relation, recorded_trial
 from gitops_ml.records import BaselineChoice, Record, Version
 from gitops_ml.spec import Experiment, Metrics, Track
 from gitops_ml.tools import Tools
@@ -174,9 +174,10 @@ def _recorded(name: str, tools: Tools) -> Sequence[Record]:
     Raises:
         UserError: it stands for nothing, or for several keys.
     """
+    from gitops_ml.history import matching_keys
+
     if re.fullmatch(r"[0-9a-f]{4,64}", name):
-        known = tools.results.keys()
-        keys: Sequence[str] = sorted(key for key in known if key.startswith(name))
+        keys = matching_keys(name, tools.results.keys())
         if len(keys) > 1:
             raise UserError(f"`{name}` is the start of {len(keys)} keys; give more of it")
     else:
@@ -283,15 +284,4 @@ def _shown(name: str, records: Sequence[Record]) -> Experiment:
 
 
 def _planned(record: Record, experiment: Experiment, version: Version) -> PlannedTrial:
-    trial = Trial(
-        key=record.key,
-        document=record.document,
-        experiment=experiment,
-        version=version,
-        point=record.point,
-        params=record.params,
-        seed=record.seed,
-        repeat=record.repeat,
-        evaluation=record.evaluation,
-    )
-    return PlannedTrial(trial=trial, action=Action.REUSE, reason="has a record")
+    return PlannedTrial(trial=recorded_trial(record, experiment, version), action=Action.REUSE, reason="has a record")

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gitops_ml import history
+from gitops_ml.commands._commits import obtained
 from gitops_ml.commands.show import record_named
-from gitops_ml.errors import ExitCode, ServiceError
+from gitops_ml.errors import ExitCode
 from gitops_ml.history import RecordDifference
 from gitops_ml.planning import Difference, TreeFile
 from gitops_ml.records import Record, number_json
@@ -53,15 +54,8 @@ def changed_files(found: RecordDifference, tools: Tools, *, offline: bool) -> tu
 
 
 def _files_of(record: Record, tools: Tools, *, offline: bool) -> Mapping[str, TreeFile] | None:
-    repository, remote = tools.repository, tools.project.ledger.remote
-    commit = repository.resolve(record.commit)
-    if commit is None and not offline and repository.remote_url(remote) is not None:
-        # `report --push` leaves the commit there, so that a squash does not lose it.
-        try:
-            commit = repository.fetch(remote, f"refs/gitops-ml/commits/{record.commit}")
-        except ServiceError as error:
-            tools.note(f"warning: {error}")
-    return None if commit is None else repository.tree(commit, commit[:12]).files
+    commit = obtained(record.commit, tools, offline=offline)
+    return None if commit is None else tools.repository.tree(commit, commit[:12]).files
 
 
 _Section = tuple[str, Sequence[Sequence[str]], str]

@@ -111,4 +111,6 @@ def push(comparison: Comparison, tools: Tools) -> str | None:
         tools.say("nothing to push: the ledger has it all")
     for key in pushed.present:
         tools.note(f"record {key[:12]} was on the ledger before; the first one stays")
+    for warning in pushed.warnings:
+        tools.note(f"warning: {warning}")
     return pushed.commit

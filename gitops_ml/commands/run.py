@@ -26,9 +26,14 @@ _ROUNDS = 3
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_plan_arguments(parser)
-    parser.add_argument("--jobs", type=_count, metavar="N", help="train at most N at a time (default: what fits)")
+    add_training_arguments(parser)
     parser.add_argument("--detach", action="store_true", help="return after submitting; `run` again collects")
     parser.add_argument("--force", action="store_true", help="train again what has a record, as its next repeat")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that trains."""
+    parser.add_argument("--jobs", type=_count, metavar="N", help="train at most N at a time (default: what fits)")
     parser.add_argument(
         "--logs", action="store_true", help="show the log lines of all trials, not only of a single one"
     )
@@ -63,8 +68,13 @@ def carry_out(
     tools: Tools,
     on_outputs: Callable[[Record, Path], None] = lambda _record, _folder: None,
     origin: Origin | None = None,
+    *,
+    is_result: bool = True,
 ) -> Summary:
-    """Train the trials and say how it went; ``args`` holds ``jobs``, ``detach`` and ``logs``."""
+    """Train the trials and say how it went; ``args`` holds ``jobs``, ``detach`` and ``logs``.
+
+    ``is_result``: how many succeeded is what the command was asked for, not only progress.
+    """
     jobs = args.jobs or default_jobs(trials, os.cpu_count() or 1)
     follow = not args.detach and (args.logs or len(trials) == 1)
     tools.note(f"{_trials(len(trials))} to train, {min(jobs, len(trials))} at a time")
@@ -87,7 +97,8 @@ def carry_out(
             summary = execute(trials, ports, jobs=jobs, detach=args.detach, follow=follow)
         finally:
             progress.close()
-    _say(summary, tools, detach=args.detach)
+    (tools.say if is_result else tools.note)(_counts(summary))
+    _advise(summary, tools, detach=args.detach)
     return summary
 
 
@@ -122,7 +133,7 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say(summary: Summary, tools: Tools, *, detach: bool) -> None:
+def _counts(summary: Summary) -> str:
     parts = [
         (len(summary.records), "succeeded"),
         (len(summary.failed), "did not succeed"),
@@ -130,7 +141,10 @@ def _say(summary: Summary, tools: Tools, *, detach: bool) -> None:
         (len(summary.going_on), "at work"),
         (len(summary.not_started), "not started"),
     ]
-    tools.say(", ".join(f"{_trials(count)} {words}" for count, words in parts if count))
+    return ", ".join(f"{_trials(count)} {words}" for count, words in parts if count)
+
+
+def _advise(summary: Summary, tools: Tools, *, detach: bool) -> None:
     if summary.interrupted:
         tools.note(
             "interrupted; the trainings that this run started are ended" if not summary.going_on else "interrupted"

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from gitops_ml import html, markdown, reports, wording
 from gitops_ml.commands.report import write_all
 from gitops_ml.comparison import Comparison, ExperimentComparison
 from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.history import matching_keys
 from gitops_ml.records import Record, record_to_json
 from gitops_ml.tools import Tools
 
@@ -59,11 +59,7 @@ def _reports(content: bytes, where: str, tools: Tools) -> Iterator[ExperimentCom
 
 def record_named(name: str, tools: Tools) -> Record:
     """Return the record whose key starts with the name."""
-    keys = (
-        [key for key in sorted(tools.results.keys()) if key.startswith(name)]
-        if re.fullmatch("[0-9a-f]{4,64}", name)
-        else []
-    )
+    keys = matching_keys(name, tools.results.keys())
     if len(keys) > 1:
         raise UserError(
             f"`{name}` names {len(keys)} records: {', '.join(key[:12] for key in keys[:5])}; give more characters"
@@ -112,6 +108,8 @@ def record_facts(record: Record) -> Iterator[tuple[str, str]]:
     yield "key", record.key
     yield "commit", record.commit + (" and uncommitted work" if record.dirty else "")
     yield "spec", record.path
+    if record.derived_from:
+        yield "derived from", record.derived_from
     yield from ((f"params.{name}", wording.value_text(value)) for name, value in record.params.items())
     yield "seed", str(record.seed)
     yield "started", attempt.started_at
