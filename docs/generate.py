@@ -1,6 +1,7 @@
 """Write the pages that follow from schemas and `--help`: `make docs`. A test fails when they are out of date.
 
-docs/spec.md comes from schemas/experiment.v1.schema.json, docs/cli.md from the argument parsers.
+docs/spec.md comes from schemas/experiment.v1.schema.json, docs/cli.md from the argument parsers, the policies in
+action/aws/ from the list of what the backend asks AWS for.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gitops_ml import main, validation
+from gitops_ml.backends.aws_ec2 import permissions
 
 TOP = Path(__file__).parents[1]
 WIDTH = 110
@@ -43,8 +45,17 @@ or not approved; 130 interrupted.
 
 
 def pages() -> Mapping[str, str]:
-    """Return the generated pages by file name."""
-    return {"spec.md": spec_page(), "cli.md": cli_page()}
+    """Return the generated pages by their path from docs/."""
+    return {
+        "spec.md": spec_page(),
+        "cli.md": cli_page(),
+        "../action/aws/ci-policy.json": _json(permissions.policy(permissions.CI)),
+        "../action/aws/worker-policy.json": _json(permissions.policy(permissions.WORKER)),
+    }
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2) + "\n"
 
 
 # The spec

@@ -26,7 +26,9 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["spec.md", "cli.md"])
+@pytest.mark.parametrize(
+    "name", ["spec.md", "cli.md", "../action/aws/ci-policy.json", "../action/aws/worker-policy.json"]
+)
 def test_generated_page__is_up_to_date(name, generator):
     assert (TOP / "docs" / name).read_text(encoding="utf-8") == generator.pages()[name], "run `make docs`"
 
