@@ -340,6 +340,7 @@ class _Execution:
             hardware=status.hardware,
             origin=self._ports.origin,
             log_tail=log_tail,
+            usage=status.usage,
         )
 
     def _log_tail(self, job: _Job) -> str:
@@ -402,5 +403,6 @@ def _vanished(key: str, last: JobStatus | None) -> JobStatus:
 
 def _same(one: Attempt, other: Attempt) -> bool:
     # The key may be planned again from another commit or machine; the attempt is still the one that it was.
-    asked_for = {name: getattr(other, name) for name in ("number", "experiment", "commit", "dirty", "origin")}
-    return dataclasses.replace(one, **asked_for) == other
+    # What it cost is known for good only when its machine is gone.
+    names = ("number", "experiment", "commit", "dirty", "origin", "usage", "cost_usd")
+    return dataclasses.replace(one, **{name: getattr(other, name) for name in names}) == other

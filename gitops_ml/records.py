@@ -162,6 +162,32 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The rented machine of an attempt: what and where it was, what it cost by the hour, and how it was released."""
+
+    provider: str
+    region: str
+    zone: str
+    instance_id: str
+    """Empty: none was to be had."""
+    instance_type: str
+    market: str
+    """``spot`` or ``on-demand``."""
+    image: str
+    usd_per_hour: float | None
+    """Without disk and address, which the attempt's cost has; None: not known."""
+    price_source: str
+    price_date: str
+    billed_s: float
+    final_state: str
+    """What the provider called the machine when it was last looked at."""
+    tries: tuple[str, ...] = ()
+    """What was asked for before it and refused, each with the provider's code."""
+    idle_share: float | None = None
+    """Share of the training's time in which no GPU worked; None: no GPU, or not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try of a job. ``reason`` says in a sentence why it ended as it did."""
 
@@ -184,6 +210,8 @@ class Attempt:
     origin: Origin = Origin(kind="local")
     log_tail: str = ""
     """The redacted end of the log, at most 4 KiB; only for attempts that did not succeed."""
+    usage: Usage | None = None
+    """Of a rented machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,7 +389,8 @@ def record_from_json(document: Mapping[str, Any], series: Sequence[Series] = ())
 def attempt_to_json(attempt: Attempt) -> dict[str, Any]:
     """Return the JSON form of an attempt, in a record or in a file of its own."""
     hardware = attempt.hardware
-    return {
+    usage = {} if attempt.usage is None else {"usage": usage_to_json(attempt.usage)}
+    return usage | {
         "schema": ATTEMPT_SCHEMA,
         "key": attempt.key,
         "number": attempt.number,
@@ -422,7 +451,46 @@ def _attempt(fields: "_Fields") -> Attempt:
             change=origin.whole_or_none("change"),
         ),
         log_tail=fields.text("log_tail"),
+        usage=None if (usage := fields.child_or_none("usage")) is None else _usage(usage),
     )
+
+
+def usage_to_json(usage: Usage) -> dict[str, Any]:
+    """Return the JSON form of a rented machine."""
+    return dataclasses.asdict(usage) | {"tries": list(usage.tries)}
+
+
+def usage_from_json(document: Mapping[str, Any]) -> Usage:
+    """Return the rented machine of its JSON form.
+
+    Raises:
+        RecordError: a field is missing or is not what the schema says.
+    """
+    return _usage(_Fields(document, ""))
+
+
+def _usage(fields: "_Fields") -> Usage:
+    return Usage(
+        **{name: fields.text(name) for name in _USAGE_TEXTS},
+        usd_per_hour=fields.number_or_none("usd_per_hour", finite=True),
+        billed_s=fields.number("billed_s", finite=True),
+        tries=fields.texts("tries"),
+        idle_share=fields.number_or_none("idle_share", finite=True),
+    )
+
+
+_USAGE_TEXTS = (
+    "provider",
+    "region",
+    "zone",
+    "instance_id",
+    "instance_type",
+    "market",
+    "image",
+    "price_source",
+    "price_date",
+    "final_state",
+)
 
 
 def _origin_json(origin: Origin) -> dict[str, Any]:
@@ -550,8 +618,8 @@ class _Fields:
             raise RecordError(f"{self.place(name)} is not a {'finite ' if finite else ''}number")
         return value
 
-    def number_or_none(self, name: str) -> float | None:
-        return None if self._document.get(name) is None else self.number(name)
+    def number_or_none(self, name: str, *, finite: bool = False) -> float | None:
+        return None if self._document.get(name) is None else self.number(name, finite=finite)
 
     def texts(self, name: str) -> tuple[str, ...]:
         items = self._list(name)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Protocol
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import UserError
 from gitops_ml.planning import Estimate, Trial
-from gitops_ml.records import Hardware
+from gitops_ml.records import Hardware, Usage
 from gitops_ml.storage.base import Storage
 from gitops_ml.values import dataclass
 
@@ -65,6 +65,10 @@ class JobStatus:
     machine: Machine = Machine.NONE
     progress: str = ""
     """The newest line worth showing, such as ``epoch 3/20``."""
+    retry_at: datetime | None = None
+    """It waits for a machine that nobody has, and from then on submitting it again asks anew."""
+    usage: Usage | None = None
+    """Of a rented machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

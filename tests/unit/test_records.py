@@ -22,6 +22,7 @@ from gitops_ml.records import (
     Scalar,
     Series,
     StoredFile,
+    Usage,
     attempt_from_json,
     attempt_to_json,
     json_bytes,
@@ -134,7 +135,36 @@ def test_forms__are_valid_by_their_schemas__and_every_field_is_named(form, name)
 
     validator.validate(plain)
 
-    assert set(plain) == set(schema(name)["properties"]) == set(schema(name)["required"])
+    optional = {"usage"} if "attempt" in name else set()  # came after the first records
+    assert set(plain) | optional == set(schema(name)["properties"])
+    assert set(plain) == set(schema(name)["required"])
+
+
+def test_attempt__on_a_rented_machine__says_which_and_what_it_cost():
+    usage = Usage(
+        provider="aws",
+        region="us-east-1",
+        zone="us-east-1a",
+        instance_id="i-0123",
+        instance_type="g6.xlarge",
+        market="spot",
+        image="ami-0123",
+        usd_per_hour=0.3,
+        price_source="spot price history",
+        price_date="2026-01-31",
+        billed_s=75.5,
+        final_state="terminated",
+        tries=("g6.xlarge spot in us-east-1b: InsufficientInstanceCapacity",),
+    )
+    mine = dataclasses.replace(ATTEMPT, usage=usage)
+    form = attempt_to_json(mine)
+    parts = schema("attempt.v1.schema.json")["properties"]["usage"]
+
+    jsonschema.Draft202012Validator(schema("attempt.v1.schema.json")).validate(json.loads(json_bytes(form)))
+    assert set(form["usage"]) == set(parts["properties"])
+    assert attempt_from_json(json.loads(json_bytes(form))) == mine
+    with pytest.raises(RecordError, match=r"usage\.billed_s is not a finite number"):
+        attempt_from_json({**form, "usage": {**form["usage"], "billed_s": "long"}})
 
 
 def test_attempt__that_failed__is_the_same_after_reading():

@@ -1,1 +1,1 @@
-"""Machines of AWS EC2, one per trial."""
+"""Jobs on rented machines of AWS EC2: one machine per trial, which ends itself."""
