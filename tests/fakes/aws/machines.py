@@ -1,0 +1,371 @@
+"""A machine: its user data as a process tree of its own, what the machine can be told, and how it ends.
+
+As root on Linux it gets name spaces of its own, so that it sees no other process and nothing of it survives its end.
+Elsewhere it is a process group and what carries its mark in the environment.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+_SPACES = ("unshare", "--pid", "--fork", "--mount", "--uts", "--kill-child", "--mount-proc")
+_LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime")
+_PRIVATE = ("/opt", "/mnt", "/srv", "/var/tmp")
+
+_SHUTDOWN = """#!/bin/sh
+printf '%s %s\\n' "${0##*/}" "$*" >"$FAKE_MACHINE/power"
+"""
+
+_BOOT = """#!/bin/sh
+if [ "$FAKE_SPACES" = 1 ]; then
+  hostname "$FAKE_NAME"
+  for place in /sbin /usr/sbin /bin /usr/bin; do
+    for tool in shutdown poweroff halt reboot; do
+      [ -e "$place/$tool" ] && mount --bind "$FAKE_MACHINE/bin/shutdown" "$place/$tool"
+    done
+  done
+  for place in $FAKE_PRIVATE; do
+    [ -d "$place" ] && mkdir -p "$FAKE_MACHINE/private$place" && mount --bind "$FAKE_MACHINE/private$place" "$place"
+  done
+fi
+cd "$HOME" && "$FAKE_MACHINE/user-data" >>"$FAKE_MACHINE/console" 2>&1 </dev/null
+exec sleep infinity
+"""
+
+
+@functools.cache
+def spaces() -> bool:
+    """Whether a machine can have name spaces of its own here."""
+    try:
+        done = subprocess.run([*_SPACES, "true"], capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def faketime() -> Path | None:
+    """Return the library that shows a wrong clock, if it is installed."""
+    return next((file for place in _LIBRARIES if (file := Path(place, "libfaketime.so.1")).is_file()), None)
+
+
+class Machine:
+    """One machine. ``ended`` is called once when it powered itself off."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        identity: str,
+        user_data: bytes,
+        environ: Mapping[str, str],
+        python: Path,
+        facts: Mapping[str, str],
+        credentials: Callable[[], Mapping[str, str] | None],
+        ended: Callable[[], None],
+        minute_s: float,
+        skew_s: float,
+    ) -> None:
+        self.identity = identity
+        self.folder = folder
+        self._credentials = credentials
+        self._facts = facts
+        self._ended = ended
+        self._minute_s = minute_s
+        self._skew_s = skew_s
+        self._environ = environ
+        self._user_data = user_data
+        self._python = python
+        self._timer: threading.Timer | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._dead = False
+        self.notice_at: float | None = None
+
+    def start(self) -> None:
+        """Boot: the user data begins."""
+        for part in ("bin", "home", "tmp"):
+            (self.folder / part).mkdir(parents=True)
+        script = self.folder / "user-data"
+        script.write_bytes(self._user_data)
+        script.chmod(0o700)
+        for name in ("shutdown", "poweroff", "halt", "reboot"):
+            tool = self.folder / "bin" / name
+            tool.write_text(_SHUTDOWN)
+            tool.chmod(0o755)
+        for name in ("python3", "python3.11"):
+            (self.folder / "bin" / name).symlink_to(self._python)
+        boot = self.folder / "boot"
+        boot.write_text(_BOOT)
+        os.mkfifo(self.folder / "power")
+        # Opened for both, so that it neither waits for a writer nor ends with one.
+        self._power = os.open(self.folder / "power", os.O_RDWR)
+        self._metadata = _Metadata(self)
+        environ = {
+            "PATH": f"{self.folder}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.folder / "tmp"),
+            "LANG": "C.UTF-8",
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self._metadata.url,
+            "FAKE_MACHINE": str(self.folder),
+            "FAKE_NAME": self.identity,
+            "FAKE_SPACES": "1" if spaces() else "0",
+            "FAKE_PRIVATE": " ".join(place for place in _PRIVATE if not str(self.folder).startswith(f"{place}/")),
+            **self._environ,
+        }
+        if self._skew_s:
+            library = faketime()
+            if library is None:
+                raise RuntimeError("a wrong clock needs libfaketime (Debian: apt-get install faketime)")
+            environ |= {
+                "LD_PRELOAD": str(library),
+                "FAKETIME": f"{self._skew_s:+.0f}s",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "FAKETIME_NO_CACHE": "1",
+            }
+        threading.Thread(target=self._listen, daemon=True).start()
+        prefix = _SPACES if spaces() else ()
+        self._process = subprocess.Popen(
+            [*prefix, "/bin/sh", str(boot)], env=environ, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def power_off(self) -> None:
+        """End as when the plug is pulled; returns when no process of it is left."""
+        with self._lock:
+            if self._dead:
+                return
+            self._dead = True
+            timer, process = self._timer, self._process
+        if timer is not None:
+            timer.cancel()
+        os.write(self._power, b"end\n")
+        if process is not None:
+            init = _first_child(process.pid) if spaces() else None
+            below = [] if spaces() else _below(process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if init is not None:
+                # A name space is empty once its first process is gone.
+                with contextlib.suppress(OSError):
+                    select.select([init], [], [], 20)
+                os.close(init)
+            else:
+                _kill_all(below)
+                _kill_marked(f"FAKE_MACHINE={self.folder}")
+        self._metadata.close()
+
+    def kill(self, pattern: str) -> list[str]:
+        """Send SIGKILL to the machine's processes whose arguments match; returns these."""
+        killed = []
+        for pid, words in self._members():
+            if re.search(pattern, words):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(words)
+        return killed
+
+    def processes(self) -> list[str]:
+        """Return the argument lists of the machine's processes."""
+        return [words for _, words in self._members()]
+
+    def _members(self) -> list[tuple[int, str]]:
+        if self._process is None or self._dead:
+            return []
+        below = _below(self._process.pid)
+        init = below[0] if below else None
+        space = _space(init) if spaces() and init is not None else None
+        if space is not None:
+            return [(pid, words) for pid in _all() if _space(pid) == space and (words := _words(pid))]
+        mark = f"FAKE_MACHINE={self.folder}"
+        return [(pid, words) for pid in _all() if (pid in below or _has(pid, mark)) and (words := _words(pid))]
+
+    def console(self) -> bytes:
+        """Return what the user data printed."""
+        try:
+            return (self.folder / "console").read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def metadata(self, path: str) -> bytes | None:
+        """Return what the metadata service says at a path."""
+        if path == "spot/instance-action":
+            if self.notice_at is None:
+                return None
+            at = datetime.fromtimestamp(self.notice_at, UTC)
+            return json.dumps({"action": "terminate", "time": f"{at:%Y-%m-%dT%H:%M:%SZ}"}).encode()
+        if path.startswith("iam/security-credentials"):
+            granted = self._credentials()
+            if granted is None:
+                return None
+            name = path.removeprefix("iam/security-credentials").strip("/")
+            role = granted["Role"]
+            if not name:
+                return role.encode()
+            shown = {key: value for key, value in granted.items() if key != "Role"}
+            return json.dumps(shown).encode() if name == role else None
+        value = self._facts.get(path)
+        return None if value is None else value.encode()
+
+    def identity_document(self) -> bytes:
+        """Return the instance identity document."""
+        return json.dumps(
+            {
+                "instanceId": self.identity,
+                "instanceType": self._facts["instance-type"],
+                "region": self._facts["placement/region"],
+                "availabilityZone": self._facts["placement/availability-zone"],
+                "imageId": self._facts["ami-id"],
+                "accountId": "123456789012",
+                "architecture": "x86_64",
+            }
+        ).encode()
+
+    def user_data(self) -> bytes:
+        return self._user_data
+
+    def _listen(self) -> None:
+        with os.fdopen(self._power) as power:
+            for line in power:
+                if line == "end\n":
+                    break
+                self._shutdown(line.split())
+
+    def _shutdown(self, words: list[str]) -> None:
+        when = next((word for word in words[1:] if not word.startswith("-")), "now" if words[0] != "shutdown" else "+1")
+        with self._lock:
+            if self._dead:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if "-c" in words:
+                return
+            minutes = 0.0 if when == "now" else float(when.removeprefix("+"))
+            self._timer = threading.Timer(minutes * self._minute_s, self._power_button)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _power_button(self) -> None:
+        self.power_off()
+        self._ended()
+
+
+class _Metadata:
+    """IMDSv2 of one machine, on a port of its own."""
+
+    def __init__(self, machine: Machine) -> None:
+        tokens: set[str] = set()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                if self.path != "/latest/api/token" or "X-aws-ec2-metadata-token-ttl-seconds" not in self.headers:
+                    return self._answer(400, b"")
+                tokens.add(token := os.urandom(16).hex())
+                return self._answer(200, token.encode())
+
+            def do_GET(self) -> None:
+                if self.headers.get("X-aws-ec2-metadata-token") not in tokens:
+                    return self._answer(401, b"")
+                if self.path == "/latest/dynamic/instance-identity/document":
+                    found: bytes | None = machine.identity_document()
+                elif self.path == "/latest/user-data":
+                    found = machine.user_data()
+                else:
+                    found = machine.metadata(self.path.removeprefix("/latest/meta-data/"))
+                return self._answer(200, found) if found is not None else self._answer(404, b"")
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _first_child(pid: int) -> int | None:
+    """Return a descriptor of the process's child, readable when that has ended."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        if children:
+            with contextlib.suppress(OSError):
+                return os.pidfd_open(int(children[0]))
+        threading.Event().wait(0.01)
+    return None
+
+
+def _all() -> list[int]:
+    return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
+
+
+def _below(pid: int) -> list[int]:
+    """Return the process's descendants, nearest first."""
+    found: list[int] = []
+    ahead = [pid]
+    while ahead:
+        at = ahead.pop(0)
+        with contextlib.suppress(OSError):
+            children = [int(word) for word in Path(f"/proc/{at}/task/{at}/children").read_text().split()]
+            found += children
+            ahead += children
+    return found
+
+
+def _space(pid: int) -> str | None:
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return None
+
+
+def _words(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _has(pid: int, mark: str) -> bool:
+    try:
+        return mark.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _kill_all(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _kill_marked(mark: str) -> None:
+    while found := [pid for pid in _all() if _has(pid, mark) and _words(pid)]:
+        _kill_all(found)
+        threading.Event().wait(0.02)
