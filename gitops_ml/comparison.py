@@ -384,6 +384,7 @@ def _setting(
     return dataclasses.replace(
         setting,
         rule=experiment.compare,
+        noise=setting.noise if experiment.compare.noise == "history" else {},
         baseline=reason,
         new=entry.relation is Relation.NEW,
         missing=experiment.baseline.missing,

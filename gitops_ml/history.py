@@ -20,7 +20,11 @@ from gitops_ml.values import dataclass
 
 
 def learned_noise(
-    records: Iterable[Record], tracks: Mapping[str, Sequence[Track]], *, leave_out: Collection[str] = ()
+    records: Iterable[Record],
+    tracks: Mapping[str, Sequence[Track]],
+    *,
+    leave_out: Collection[str] = (),
+    until: Mapping[str, str] | None = None,
 ) -> Mapping[str, Mapping[str, Noise]]:
     """Return the run-to-run noise by experiment and metric, from groups of records that differ by their seed only.
 
@@ -31,6 +35,8 @@ def learned_noise(
         records: all that are known; their series need not have been read.
         tracks: what is tracked, by experiment.
         leave_out: keys of the comparison at hand, whose own spread is pooled in there.
+        until: by experiment, when (ISO 8601, UTC) the first run began that is compared. Runs that began later do not
+            count, so that a comparison says the same however much is trained after it.
     """
     groups: dict[tuple[str, str], dict[int, Record]] = {}
     left_out = set()
@@ -40,6 +46,8 @@ def learned_noise(
         group = record.experiment, digest({**record.document, "seed": None, "repeat": None})
         if record.key in leave_out:
             left_out.add(group)
+        if until is not None and record.attempt.started_at > until.get(record.experiment, ""):
+            continue
         seeds = groups.setdefault(group, {})
         if record.seed not in seeds or seeds[record.seed].repeat < record.repeat:
             seeds[record.seed] = record

@@ -232,6 +232,8 @@ class CompareRule:
     correction: str = "holm"
     """holm or none."""
     inconclusive: Gate = Gate.WARN
+    noise: str = "history"
+    """Where few runs without common seeds have their noise from: history (earlier runs too) or runs (these alone)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from gitops_ml.commands import _ci_publish
 from gitops_ml.commands._ci_console import Console
 from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
 from gitops_ml.commands._jobs import known_jobs
+from gitops_ml.commands._noise import noise
 from gitops_ml.commands._predictions import predictions
 from gitops_ml.commands.compare import acknowledgements
 from gitops_ml.commands.run import carry_out
@@ -491,6 +492,7 @@ class _Flow:
             records,
             tools.results.attempts(keys),
             acknowledgements=accepted,
+            noise=noise(plan, records, tools, rules=planned.rules, only_ci=True),
             rules=planned.rules,
             predictions=predictions(plan, records, tools),
             today=tools.now().date(),

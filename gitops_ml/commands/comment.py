@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gitops_ml import ci, markdown, plots, reports, wording
-from gitops_ml.commands.compare import add_compare_arguments, comparison_for
+from gitops_ml.commands.compare import comparison_for
+from gitops_ml.commands.plan import add_plan_arguments
 from gitops_ml.commands.report import folder_for, matrices_of
 from gitops_ml.comparison import Comparison, GateResult
 from gitops_ml.errors import ExitCode, ServiceError, UserError
@@ -26,7 +27,7 @@ _STATES = {GateResult.PASS: State.SUCCESS, GateResult.WARN: State.SUCCESS, GateR
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_compare_arguments(parser)
+    add_plan_arguments(parser)
     parser.add_argument("--forge", metavar="NAME", help="github, gitlab or local (default: the CI's, else local)")
     parser.add_argument("--change", metavar="N", type=int, help="number of the pull or merge request (default: found)")
     parser.add_argument("--id", dest="identity", default="default", help="keeps several comments apart")

@@ -13,11 +13,11 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from gitops_ml.acceptance import FILE, Acknowledgement, read_acknowledgements
+from gitops_ml.commands._noise import noise
 from gitops_ml.commands._predictions import predictions
-from gitops_ml.commands.plan import add_plan_arguments, plan_for
+from gitops_ml.commands.plan import plan_for
 from gitops_ml.comparison import Comparison, GateResult, compare
 from gitops_ml.diagnostics import as_text
 from gitops_ml.errors import ExitCode, UserError
@@ -25,9 +25,6 @@ from gitops_ml.planning import Action, ExperimentPlan, Plan, PlannedTrial, Relat
 from gitops_ml.records import BaselineChoice, Record, Version
 from gitops_ml.spec import Experiment, Metrics, Track
 from gitops_ml.tools import Tools
-
-if TYPE_CHECKING:
-    from gitops_ml.stats import Noise
 
 MAX_REPORT_BYTES = 64 * 2**20
 
@@ -57,23 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", metavar="REV", help="compare this commit instead of the work tree")
     parser.add_argument("--base", metavar="REV", help="compare with this commit instead of what the specs say")
     parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
-    _add_noise(parser)
     parser.add_argument(
         "--format", choices=("text", "json", "md"), default="text", help="how to print it (default: text)"
-    )
-
-
-def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that makes a comparison by a plan."""
-    add_plan_arguments(parser)
-    _add_noise(parser)
-
-
-def _add_noise(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--noise",
-        action="store_true",
-        help="learn run-to-run noise from all earlier records, so that few runs can be tested",
     )
 
 
@@ -108,7 +90,7 @@ def comparison_for(args: argparse.Namespace, tools: Tools) -> Comparison:
         records,
         tools.results.attempts(keys),
         acknowledgements=acknowledgements(plan.head, tools),
-        noise=_noise(plan, tools) if args.noise else None,
+        noise=noise(plan, records, tools),
         predictions=predictions(plan, records, tools),
         today=tools.now().date(),
     )
@@ -127,13 +109,6 @@ def acknowledgements(head: Version, tools: Tools) -> Sequence[Acknowledgement]:
     if findings:
         raise AcceptanceError(as_text(findings))
     return entries
-
-
-def _noise(plan: Plan, tools: Tools) -> "Mapping[str, Mapping[str, Noise]]":
-    from gitops_ml.history import learned_noise
-
-    tracks = {entry.experiment.name: entry.experiment.metrics.track for entry in plan.experiments}
-    return learned_noise(tools.results.all_records(), tracks, leave_out=plan.keys())
 
 
 # Any two
@@ -163,7 +138,7 @@ def _two_sides(args: argparse.Namespace, tools: Tools) -> Comparison:
         plan,
         records,
         {},
-        noise=_noise(plan, tools) if args.noise else None,
+        noise=noise(plan, records, tools),
         predictions=predictions(plan, records, tools),
     )
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gitops_ml import plots, reports
-from gitops_ml.commands.compare import add_compare_arguments, comparison_for
+from gitops_ml.commands.compare import comparison_for
+from gitops_ml.commands.plan import add_plan_arguments
 from gitops_ml.comparison import Comparison, ExperimentComparison
 from gitops_ml.comparison_json import comparison_to_json
 from gitops_ml.errors import ExitCode, UserError
@@ -18,7 +19,7 @@ from gitops_ml.tools import Tools
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_compare_arguments(parser)
+    add_plan_arguments(parser)
     parser.add_argument("--push", action="store_true", help="commit records and reports to the ledger branch")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write one self-contained page (FILE or folder)")
     parser.add_argument("--out", metavar="DIR", type=Path, help="leave everything in DIR too, for `comment --from DIR`")

@@ -58,6 +58,25 @@ def test_ci__worse_change__fails(world):
     assert change.statuses[head]["gitops-ml/digits"]["state"] == "failure"
 
 
+def test_ci__one_run_per_side__is_tested_with_the_noise_of_earlier_runs(tmp_path):
+    spec = SPEC.replace("[0, 1, 2]", "[0]")
+    many = spec.replace("[0]", str(list(range(12)))).replace("lr: 0.2", "lr: 0.3")
+    world = World(tmp_path, {"experiment.yaml": many, "train.py": TRAIN, ".gitignore": ".gitops-ml/\n"})
+    world.pushed(world.main())
+    before = world.main()
+    git(world.work, "switch", "-q", "main")
+    world.push({"experiment.yaml": spec}, branch="main")
+    world.pushed(world.main(), before=before)
+    head = world.push({"experiment.yaml": WORSE.replace("[0, 1, 2]", "[0]")})
+
+    change = world.changed(head)
+    again = world.changed(head)
+
+    assert (change.code, change.outputs["verdict"]) == (ExitCode.FINDINGS, "fail"), change.err
+    told = "noise pooled with earlier runs (11 degrees of freedom)"
+    assert (told in change.summary, told in again.summary, again.trained) == (True, True, 0)
+
+
 def test_ci__training_that_prints_commands__is_not_obeyed(world):
     run = world.pushed(world.main())
     lines = run.err.splitlines()

@@ -197,20 +197,48 @@ def test_compare__commit_against_record__says_what_goes_together(place: Place) -
     )
 
 
-def test_compare__noise_from_earlier_runs__tests_one_run_per_side(place: Place) -> None:
+def single(place: Place, more: str = "", *, earlier: str = "2025-12-31T00:00:00Z") -> Place:
+    """Leave one run per side, 0.5 from 0.95, and six earlier groups of three seeds that are 0.01 apart."""
     place.fill((0.5,), (0.95,))
-    tools = place.tools()
     spec = runs.experiment(seeds=(0, 1, 2))
-    earlier = [runs.trial(spec, seed=seed, code=f"code {n}") for n in range(6) for seed in range(3)]
-    records = [runs.record(trial, {"acc": 0.9 + trial.seed / 100}) for trial in earlier]
-    tools.results.keep({record_path(r.key): json_bytes(record_to_json(r)) for r in records})
-    one_seed = SPEC.replace("[0, 1, 2]", "[0]")
+    trials = [runs.trial(spec, seed=seed, code=f"code {n}") for n in range(6) for seed in range(3)]
+    records = [
+        runs.record(one, {"acc": 0.9 + one.seed / 100}, attempt=runs.attempt(one, started_at=earlier)) for one in trials
+    ]
+    place.tools().results.keep({record_path(r.key): json_bytes(record_to_json(r)) for r in records})
+    one_seed = SPEC.replace("[0, 1, 2]", "[0]") + more
     repositories.git(place.folder, "switch", "-q", "main")
     repositories.commit(place.folder, {"experiment.yaml": one_seed})
     repositories.git(place.folder, "switch", "-q", "-c", "single")
     repositories.commit(place.folder, {"experiment.yaml": one_seed.replace("0.1}", "0.2}")})
+    return place
 
-    assert place.run()[0] == 0
-    code, out, _ = place.run("--noise")
+
+def test_compare__one_run_per_side__is_tested_with_the_noise_of_earlier_runs(place: Place) -> None:
+    code, out, _ = single(place).run()
+
     assert code == 1
     assert "pooled t" in out
+    assert "noise pooled with earlier runs (12 degrees of freedom)" in out
+
+
+def test_compare__runs_that_began_later__teach_no_noise(place: Place) -> None:
+    code, out, _ = single(place, earlier="2026-01-01T00:00:01Z").run()
+
+    assert code == 0
+    assert "1 run per side, not tested" in out
+
+
+def test_compare__noise_from_runs_alone__leaves_one_run_per_side_untested(place: Place) -> None:
+    code, out, _ = single(place, "compare: {noise: runs}\n").run()
+
+    assert code == 0
+    assert "1 run per side, not tested" in out
+
+
+def test_compare__pairs__read_no_other_record(place: Place) -> None:
+    place.fill(WORSE)
+    trials = [runs.trial(runs.experiment(), seed=seed, code=f"code {seed}") for seed in range(20)]
+    place.tools().results.keep({record_path(trial.key): b"{" for trial in trials})
+
+    assert place.run()[2] == ""

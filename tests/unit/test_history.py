@@ -1,5 +1,6 @@
 """Noise learned from earlier records, and how two of them differ."""
 
+import dataclasses
 import random
 from datetime import UTC, datetime
 
@@ -51,6 +52,17 @@ def test_learned_noise__several_repeats__newest_counts() -> None:
 
 def test_learned_noise__other_experiment__is_left_alone() -> None:
     assert learned_noise(group("one", 1.0, 2.0), {"other": (TRACK,)}) == {}
+
+
+def test_learned_noise__runs_that_began_after_those_compared__do_not_count() -> None:
+    earlier = [r for i in range(6) for r in group(f"c{i}", 1.0, 2.0, 3.0)]
+    later = [
+        dataclasses.replace(r, attempt=dataclasses.replace(r.attempt, started_at="2026-01-01T00:00:01Z"))
+        for r in group("later", 0.0, 100.0, 200.0)
+    ]
+
+    found = learned_noise([*earlier, *later], TRACKS, until={"digits": "2026-01-01T00:00:00Z"})["digits"]["acc"]
+    assert (found.sd, found.df) == (1.0, 12)
 
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
