@@ -19,6 +19,7 @@ def client(
     total_attempts: int = 5,
     connect_s: float = 5,
     read_s: float = 60,
+    anonymous: bool = False,
 ) -> Any:
     """Return a boto3 client of its own session.
 
@@ -30,8 +31,10 @@ def client(
         total_attempts: how often boto3 sends a request before it gives up; 1: never again, the caller decides.
         connect_s: seconds until a connection must stand.
         read_s: seconds without a byte until a request has failed.
+        anonymous: do not sign when there are no credentials at all, as public buckets want it.
     """
     import boto3
+    from botocore import UNSIGNED
     from botocore.config import Config
 
     key = environ.get("AWS_ACCESS_KEY_ID")
@@ -41,6 +44,7 @@ def client(
         aws_session_token=environ.get("AWS_SESSION_TOKEN") if key else None,
         region_name=region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
     )
+    unsigned = anonymous and session.get_credentials() is None
     own = environ.get(f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}")
     return session.client(
         service,
@@ -50,6 +54,7 @@ def client(
             read_timeout=read_s,
             retries={"mode": "standard", "total_max_attempts": total_attempts},
             user_agent_extra="gitops-ml",
+            **({"signature_version": UNSIGNED} if unsigned else {}),
         ),
     )
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from gitops_ml import templates
+from gitops_ml import datasets, templates
 from gitops_ml.agent import orders
 from gitops_ml.backends.base import Bundle
 from gitops_ml.errors import NotSupportedError, UserError
@@ -38,14 +38,16 @@ def bundle(trial: Trial, blobs: Blobs) -> Iterator[Bundle]:
             )
     with tempfile.NamedTemporaryFile(prefix="gitops-ml-", suffix=".tar") as spool:
         with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            _add(tar, "trial.json", orders.to_json(orders_for(trial)), mode=0o644)
+            made = orders_for(trial)
+            _add(tar, "trial.json", orders.to_json(made), mode=0o644)
             for file, (_, content) in zip(files, blobs([file.oid for file in files]), strict=True):
                 _add_file(tar, trial, file, content)
         spool.flush()
         spool.seek(0)
         digest = hashlib.file_digest(spool, "sha256").hexdigest()
         path = Path(spool.name)
-        yield Bundle(digest=digest, open=lambda: path.open("rb"))
+        kinds = {datasets.kind_of(entry.uri, entry.source) for entry in made.data}
+        yield Bundle(digest=digest, open=lambda: path.open("rb"), variables=datasets.variables(kinds))
 
 
 def orders_for(trial: Trial) -> orders.Orders:

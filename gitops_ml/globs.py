@@ -57,6 +57,12 @@ def folder_of(glob: str) -> str:
     return "/".join(segments[:fixed]) or "."
 
 
+def folders_above(path: str) -> list[str]:
+    """Return the folders that hold the path, the nearest first, the root as an empty text."""
+    parts = path.rstrip("/").split("/")[:-1]
+    return ["/".join(parts[:count]) for count in range(len(parts), -1, -1)]
+
+
 def _regex(glob: str) -> str:
     # A spec may come from a stranger: every star but the last takes the shortest match and never gives it back
     # (an atomic group), so no glob makes the match slower than path times glob.

@@ -16,6 +16,7 @@ from typing import Any
 
 from gitops_ml.errors import UserError
 from gitops_ml.globs import compiled, rooted
+from gitops_ml.pins import content
 from gitops_ml.records import BaselineChoice, Record, Version
 from gitops_ml.spec import Data, Experiment, Missing, RandomSweep, Range, Scalar, Value
 from gitops_ml.values import dataclass
@@ -217,7 +218,7 @@ def data_pin(data: Data, experiment: Experiment, tree: Tree) -> str:
         UserError: the tree does not hold it.
     """
     if data.version is not None:
-        return data.version
+        return content(data.version)
     files = data_files(data, experiment, tree)
     if not files:
         raise UserError(f"{experiment.path}: data `{data.name}`: {data.uri} is not in {_name(tree.version)}")

@@ -10,12 +10,13 @@ import functools
 import math
 import posixpath
 import re
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from gitops_ml import plugins
+from gitops_ml import pins, plugins
 from gitops_ml.diagnostics import Diagnostic, Position, Severity
-from gitops_ml.globs import compiled, folder_of, is_glob, rooted
+from gitops_ml.globs import compiled, folder_of, folders_above, is_glob, rooted
 from gitops_ml.schema import accepts, findings, nearest, nearest_or_all
 from gitops_ml.source import Path, Source, read_source, shown, strings
 from gitops_ml.spec import (
@@ -141,6 +142,11 @@ def _experiment(source: Source, broken: frozenset[str], *, valid: bool) -> Exper
 _KEYS = frozenset(field.name for field in dataclasses.fields(Experiment)) - {"path"} | {"version"}
 
 
+def not_pinned(uri: str) -> str:
+    """Return what is said about data outside of the repository without a version."""
+    return f"{shown(uri)} is outside the repository and needs a `version`; `gitops-ml lock` writes it"
+
+
 def linked(path: str) -> Diagnostic:
     """Return the finding on a spec that is a symbolic link: what it shows could lie anywhere on the machine."""
     message = "a spec is a file of its own, not a symbolic link; put the text here, or leave the link out of `specs`"
@@ -173,7 +179,7 @@ _NOT_SUPPORTED: tuple[tuple[Callable[[Experiment], bool], Path, str], ...] = (
     (lambda spec: spec.resources.spot != "never", ("resources", "spot"), "spot machines"),
     (lambda spec: spec.triggers.schedule != "never", ("triggers", "schedule"), "schedules"),
 )
-_SCHEMES_TO_COME = ("s3", "https", "hf")
+_SCHEMES = ("s3", "https", "hf")
 
 _DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 # The beginnings of tokens that services hand out, so that a spec with one in it is stopped before it is pushed.
@@ -268,15 +274,17 @@ class _Checks:
     def _uri(self, path: Path, entry: Data) -> Iterator[Diagnostic]:
         scheme, separator, _ = entry.uri.partition("://")
         place = (*path, "uri")
-        if separator and scheme in _SCHEMES_TO_COME:
-            if entry.version is None:
-                message = f"{shown(entry.uri)} is outside the repository and needs a `version`, such as `sha256:...`"
-                yield self.error(place, "data-not-pinned", message)
-            message = f"data from {scheme}:// is not supported yet; use a path in the repository"
-            yield self.error(place, "not-supported-yet", message)
+        if separator and scheme in _SCHEMES:
+            if wrong := _uri_problem(entry.uri):
+                yield self.error(place, "data-uri", wrong)
+            elif entry.version is None:
+                yield self.error(place, "data-not-pinned", not_pinned(entry.uri))
+            elif wrong := pins.problem(entry.uri, entry.version):
+                message = f"{shown(entry.version)} pins nothing here: {wrong}; `gitops-ml lock` writes it"
+                yield self.error((*path, "version"), "data-version", message)
         elif separator:
-            accepted = ", ".join(f"{known}://" for known in _SCHEMES_TO_COME)
-            advice = nearest(scheme, _SCHEMES_TO_COME)
+            accepted = ", ".join(f"{known}://" for known in _SCHEMES)
+            advice = nearest(scheme, _SCHEMES)
             message = f"`{shown(scheme)[1:-1]}://` is no kind of data; accepted are: a path, {accepted}{advice}"
             yield self.error(place, "unknown-scheme", message)
         else:
@@ -284,11 +292,15 @@ class _Checks:
                 message = "a path in the repository is pinned by its commit; remove `version`"
                 yield self.error((*path, "version"), "version-in-repository", message)
             at = rooted(self.spec.workdir, entry.uri)
-            if self.files and at and self.files.kind(at) is None and self.files.kind(f"{at}.dvc") == "file":
-                message = f"data that DVC keeps ({shown(at + '.dvc')}) is not supported yet; commit the file itself"
-                yield self.error(place, "not-supported-yet", message)
-            else:
+            if not (self.files and at and self._kept_by_dvc(at)):
                 yield from self._exists(place, entry.uri, folder=True)
+
+    def _kept_by_dvc(self, at: str) -> bool:
+        """Say whether DVC may have the path: beside it is a file of DVC's, or above it one of a pipeline's outputs."""
+        if self.files is None or self.files.kind(at) is not None:
+            return False
+        places = [f"{at.rstrip('/')}.dvc", *(posixpath.join(folder, "dvc.lock") for folder in folders_above(at))]
+        return any(self.files.kind(place) == "file" for place in places)
 
     def paths(self) -> Iterator[Diagnostic]:
         spec = self.spec
@@ -529,6 +541,27 @@ class _Checks:
         if name not in known:
             advice = nearest_or_all(name, known)
             yield self.error(path, f"unknown-{family}", f"no {family} is called {shown(name)}{advice}")
+
+
+def _uri_problem(uri: str) -> str | None:
+    scheme, _, rest = uri.partition("://")
+    if scheme == "https":
+        try:
+            parts = urllib.parse.urlsplit(uri)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        if not host:
+            return f"{shown(uri)} names no host; write it as https://HOST/PATH"
+        if "@" in parts.netloc:
+            return "a URL in a spec holds no user and no password; remove what stands before the `@`"
+    elif scheme == "s3" and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,62}/[^/].*|[a-z0-9][a-z0-9.-]{1,62}/", rest):
+        return f"{shown(uri)} names no object; write it as s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for all below it"
+    elif scheme == "hf" and not re.fullmatch(r"(datasets/)?[\w.-]+/[\w.-]+(@[^/]+)?(/.*)?", rest):
+        return f"{shown(uri)} names nothing on the Hub; write it as hf://datasets/ORG/NAME/PATH or hf://ORG/MODEL/PATH"
+    if any(character.isspace() or not character.isprintable() for character in uri):
+        return f"{shown(uri)} has a space or a control character in it"
+    return None
 
 
 def _plain(text: str) -> str:

@@ -10,13 +10,14 @@ import os
 import shlex
 import shutil
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gitops_ml.agent import environment, machine, outputs
+from gitops_ml.agent import data, environment, machine, outputs
 from gitops_ml.agent.environment import EnvironmentFailure
 from gitops_ml.agent.files import write_json
 from gitops_ml.agent.log import Log
@@ -24,7 +25,6 @@ from gitops_ml.agent.orders import Hole, Orders, OrdersError, from_json
 from gitops_ml.agent.processes import Ending, Limits, Stop, StoppedError, become_subreaper, run, seconds
 from gitops_ml.agent.unpack import BundleError, unpack
 from gitops_ml.datasets.base import DatasetError
-from gitops_ml.datasets.repository import RepositoryDataset
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,6 +64,7 @@ class _Attempt:
         self._started = time.time()
         self._trained_from: float | None = None
         self._beat_at = 0.0
+        self._beating = threading.Lock()
         self._shown: tuple[str, str] = ("", "")
         self._gpus = machine.Gpus(args.gpu_locks or folder, json.loads(args.gpus))
         self._files: list[dict[str, Any]] = []
@@ -85,7 +86,17 @@ class _Attempt:
             orders, workdir, scratch=self._folder, cache=self._args.cache, log=self._log, stop=self._stop
         )
         self._stop.wait(0)
-        env, command = self._command(orders, workdir, path)
+        found = data.bring(
+            orders,
+            workdir,
+            into=self._folder / "data",
+            cache=self._args.cache,
+            clone=self._args.clone,
+            environ={**os.environ, **self._secrets},
+            wait=self._wait,
+            say=self._log.say,
+        )
+        env, command = self._command(orders, workdir, path, found)
         self._trained_from = time.time()
         ending = run(
             command,
@@ -106,6 +117,7 @@ class _Attempt:
         top = f"code/{orders.workdir}/" if orders.workdir != "." else "code/"
         before = {name.removeprefix(top) for name in paths if name.startswith(top)}
         self._files = outputs.gather(workdir, orders, before=before, into=self._folder / "outputs")
+        shutil.rmtree(self._folder / "data", ignore_errors=True)  # the cache has it
         if ending.outcome == "succeeded":  # of a failure it may help to look at them
             shutil.rmtree(unpacked, ignore_errors=True)
             (self._folder / "bundle.tar").unlink()
@@ -169,19 +181,21 @@ class _Attempt:
         self._gpus.acquire(orders.gpus, wait)
         self.beat("starting")
 
-    def _command(self, orders: Orders, workdir: Path, path: Sequence[Path]) -> tuple[dict[str, str], list[str]]:
+    def _wait(self, seconds_: float) -> None:
+        with self._beating:  # data is fetched by several threads
+            self.beat("starting")
+        self._stop.wait(seconds_)
+
+    def _command(
+        self, orders: Orders, workdir: Path, path: Sequence[Path], found: Mapping[str, Path]
+    ) -> tuple[dict[str, str], list[str]]:
         """Return the training's whole environment, and its command with the holes filled."""
         output = workdir / outputs.OUTPUT
         output.mkdir(exist_ok=True)
-        dataset = RepositoryDataset(workdir)
         places = {("output", ""): str(output), ("checkpoints", ""): str(self._checkpoints(orders, workdir))}
-        data = {}
-        for entry in orders.data:
-            if "://" in entry.uri:
-                raise DatasetError(f"data `{entry.name}`: {entry.uri}: only repository paths can be fetched yet")
-            found = str(dataset.fetch(entry.uri, entry.version, self._folder / "data"))
-            places["data", entry.name] = found
-            data[f"GITOPS_ML_DATA_{entry.name.upper().replace('-', '_')}"] = found
+        for name, place in found.items():
+            places["data", name] = str(place)
+        variables = {f"GITOPS_ML_DATA_{name.upper().replace('-', '_')}": str(place) for name, place in found.items()}
         params = self._folder / "params.json"
         write_json(params, orders.params)
         inherited = environment.passed_on(os.environ)
@@ -195,7 +209,7 @@ class _Attempt:
             "PYTHONUNBUFFERED": "1",
             **orders.env,
             **{name: self._secrets[name] for name in orders.secrets},
-            **data,
+            **variables,
             "GITOPS_ML_KEY": orders.key,
             "GITOPS_ML_SEED": str(orders.seed),
             "GITOPS_ML_PARAMS": str(params),
@@ -237,7 +251,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gitops_ml.agent", description=__doc__)
     parser.add_argument("folder", metavar="DIR", type=Path)
     parser.add_argument("--digest", help="SHA-256 that bundle.tar must have")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "gitops-ml", help="for environments")
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache" / "gitops-ml", help="for environments and data"
+    )
+    parser.add_argument("--clone", type=Path, help="the repository on this machine, whose LFS and DVC caches may help")
     parser.add_argument("--checkpoints", type=Path, help="where checkpoints outlive the attempt")
     parser.add_argument("--gpus", default="{}", help="JSON: identity -> name of the GPUs to take from")
     parser.add_argument("--gpu-locks", type=Path, help="folder of locks that all agents of the machine share")

@@ -31,6 +31,8 @@ class DataOrder:
     name: str
     uri: str
     version: str | None = None
+    source: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of a path whose content lies elsewhere: ``kind`` (``dvc``, ``lfs``), and what that kind needs to find it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

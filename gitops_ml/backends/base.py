@@ -93,6 +93,9 @@ class Bundle:
     digest: str
     """SHA-256 of the tar; equal content gives an equal tar."""
     open: Callable[[], BinaryIO] = dataclasses.field(repr=False, compare=False)
+    variables: tuple[str, ...] = ()
+    """Names of the caller's variables that the agent needs to fetch data, as far as they are set. Those among
+    ``datasets.CREDENTIALS`` are handed over as secrets are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from gitops_ml.agent.files import Lock, is_locked, read_json, write_json
 from gitops_ml.agent.machine import visible_gpus
 from gitops_ml.agent.processes import kill_marked
 from gitops_ml.backends.base import Bundle, Context, Job, JobState, JobStatus, Leftover
+from gitops_ml.datasets import CREDENTIALS
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import TrialError, UserError
 from gitops_ml.planning import Estimate, Trial
@@ -63,7 +64,7 @@ class LocalBackend:
     def submit(self, trial: Trial, bundle: Bundle) -> JobStatus:
         """Start an agent, unless one is at work on the key or has succeeded."""
         self._refuse(trial)
-        secrets = self._secrets(trial)
+        secrets = self._secrets(trial, bundle)
         folder = self._root / trial.key
         folder.mkdir(parents=True, exist_ok=True)
         with Lock(folder / "lock"):
@@ -198,17 +199,19 @@ class LocalBackend:
             self._gpus = visible_gpus(self._context.environ)
         return self._gpus
 
-    def _secrets(self, trial: Trial) -> bytes | None:
+    def _secrets(self, trial: Trial, bundle: Bundle) -> bytes | None:
+        """Return what the agent alone may read: what the training gets, and what data is fetched with."""
         names = trial.experiment.environment.secrets
-        if not names:
-            return None
         environ = self._context.environ
+        for_data = [name for name in bundle.variables if name in CREDENTIALS and environ.get(name)]
+        if not names and not for_data:
+            return None
         if missing := [name for name in names if not environ.get(name)]:
             raise UserError(
                 f"{trial.experiment.path}: environment.secrets: not set here: {', '.join(missing)}; "
                 "set the environment variable and run again"
             )
-        text = json.dumps({name: environ[name] for name in names}).encode()
+        text = json.dumps({name: environ[name] for name in (*names, *for_data)}).encode()
         if len(text) > _SECRETS_BYTES:
             raise UserError(f"{trial.experiment.path}: environment.secrets: over {_SECRETS_BYTES} bytes together")
         return text
@@ -239,6 +242,7 @@ class LocalBackend:
             sys.executable, "-P", "-m", "gitops_ml.agent", str(attempt),
             "--digest", bundle.digest,
             "--cache", str(self._context.state / "cache"),
+            "--clone", str(self._context.state.parent),
             "--checkpoints", str(attempt.parent / "checkpoints"),
             "--grace-s", str(self._grace_s),
         ]  # fmt: skip
@@ -263,6 +267,7 @@ class LocalBackend:
                     env={
                         **passed_on(environ),
                         **for_installer(environ),
+                        **{name: environ[name] for name in bundle.variables if name in environ.keys() - CREDENTIALS},
                         "PYTHONPATH": str(Path(gitops_ml.__file__).parent.parent),
                         "PYTHONUTF8": "1",
                     },

@@ -1,32 +1,36 @@
-"""Data in the repository: a path from the workdir. Its files are part of the bundle."""
+"""Data in the repository: a path from the workdir. Its files are part of the bundle, which has a digest of its own."""
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from gitops_ml.datasets.base import DatasetError
+from gitops_ml.datasets.base import DatasetError, Outside, changed, digest_of, manifest
 
 
 class RepositoryDataset:
     """Finds the data where the bundle was unpacked; what the bundle's digest covers needs no second look."""
 
-    def __init__(self, workdir: Path) -> None:
-        self._workdir = workdir
+    def __init__(self, outside: Outside, _source: Mapping[str, str]) -> None:
+        self._workdir = outside.workdir
+
+    def resolve(self, uri: str, *, like: str = "") -> str:  # noqa: ARG002 there is one form
+        """Return the digest of the file, or of all files in the folder."""
+        path = self._found(uri)
+        if path.is_file():
+            return digest_of(path, "sha256")
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return manifest(
+            (file.relative_to(path).as_posix(), file.stat().st_size, digest_of(file, "sha256")) for file in files
+        )
 
     def fetch(self, uri: str, version: str | None, into: Path) -> Path:  # noqa: ARG002 it is here already
-        """Return where the data stands; a file is verified against a ``sha256:`` version.
+        """Return where the data stands; verified if a version is given."""
+        path = self._found(uri)
+        if version is not None and (found := self.resolve(uri)) != version:
+            raise changed(uri, found, version)
+        return path.absolute()
 
-        Raises:
-            DatasetError: missing, or different from what was pinned.
-        """
+    def _found(self, uri: str) -> Path:
         path = self._workdir / uri
         if not path.exists():
             raise DatasetError(f"{uri} is not in the bundle")
-        if version is not None and version.startswith("sha256:") and path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.sha256()
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-            found = f"sha256:{digest.hexdigest()}"
-            if found != version:
-                raise DatasetError(f"{uri} is {found}, but the spec pins {version}")
-        return path.absolute()
+        return path

@@ -1,0 +1,59 @@
+"""Bring a trial's data to this machine: each entry by its kind, verified before anything is trained."""
+
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gitops_ml.agent.cache import DataCache, limit_from
+from gitops_ml.agent.orders import Orders
+from gitops_ml.datasets import for_uri
+from gitops_ml.datasets.base import DatasetError, Outside
+
+
+def bring(
+    orders: Orders,
+    workdir: Path,
+    *,
+    into: Path,
+    cache: Path,
+    clone: Path | None,
+    environ: Mapping[str, str],
+    wait: Callable[[float], None],
+    say: Callable[[str], None],
+) -> Mapping[str, Path]:
+    """Return where each data entry stands on this machine, by name.
+
+    Args:
+        orders: which data.
+        workdir: where paths of the repository start.
+        into: a folder of this attempt, made anew.
+        cache: the folder of this machine's caches.
+        clone: the user's repository, if it is on this machine.
+        environ: credentials, endpoints and limits.
+        wait: sleep, or raise to give up.
+        say: takes a line for the log.
+
+    Raises:
+        DatasetError: an entry is missing, cannot be reached, or is not what was pinned.
+    """
+    if not orders.data:
+        return {}
+    shutil.rmtree(into, ignore_errors=True)
+    talking = threading.Lock()
+
+    def say_one(text: str) -> None:
+        with talking:
+            say(text)
+
+    kept = DataCache(cache, limit_bytes=limit_from(environ), wait=wait, say=say_one)
+    outside = Outside(environ=environ, cache=kept, wait=wait, say=say_one, workdir=workdir, clone=clone)
+    found = {}
+    for entry in orders.data:
+        try:
+            dataset = for_uri(entry.uri, outside, entry.source)
+            found[entry.name] = dataset.fetch(entry.uri, entry.version, into / entry.name)
+        except DatasetError as error:
+            raise DatasetError(f"data `{entry.name}`: {error}") from error
+    kept.trim()
+    return found
