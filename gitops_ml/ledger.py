@@ -189,8 +189,7 @@ class Results:
             replace_file(file, now.to_bytes())
         for key in self._local_keys() - folders.keys():
             self._add_entry(records, key, self._local(record_path(key)), record_entry)
-        for path in (self._folder / "reports").glob("*/*/report.json"):
-            folder = path.parent.relative_to(self._folder).as_posix()
+        for folder in self.report_folders():
             if folder not in report_folders:
                 self._add_entry(reports, folder, self._local(f"{folder}/report.json"), report_entry)
         return [records[key] for key in sorted(records)], [reports[folder] for folder in sorted(reports)]
@@ -221,6 +220,12 @@ class Results:
         files = (self._folder / "attempts").glob("??/*/[!.]*.json")
         local = {file.parent.name for file in files if _KEY.fullmatch(file.parent.name)}
         return frozenset(self._folders("attempts")) | local
+
+    def report_folders(self) -> Sequence[str]:
+        """Return the folder of every report, in order."""
+        files = (self._folder / "reports").glob("*/*/report.json")
+        local = {file.parent.relative_to(self._folder).as_posix() for file in files}
+        return sorted(local | self._report_folders().keys())
 
     def report_files(self, folder: str) -> Mapping[str, bytes] | None:
         """Return the files of one report by their path below ``folder``; None: there is no such report."""

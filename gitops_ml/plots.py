@@ -20,6 +20,7 @@ from gitops_ml import wording
 from gitops_ml.comparison import Curves, ExperimentComparison, MetricComparison, Verdict
 from gitops_ml.records import Series
 from gitops_ml.spec import Goal, Plot, Value
+from gitops_ml.trends import Trend
 from gitops_ml.values import dataclass
 
 if TYPE_CHECKING:
@@ -540,6 +541,115 @@ def by_parameter(rows: Sequence[SweepRow], name: str, metric: str) -> "Figure":
     axes.set_ylabel(_label(metric, 48))
     _legend(axes)
     return figure
+
+
+# History
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """The commits along which trends are drawn, oldest first: by their place, with the text under them."""
+
+    labels: Mapping[int, str]
+    """Of each measured commit, by its position on the branch."""
+    releases: Sequence[tuple[int, str]] = ()
+    """Position and name of each, in order."""
+
+
+MAX_PANELS, MAX_LINES = 6, 8
+_MARKERS = 80
+
+
+def history(trends: Sequence[Trend], axis: Axis) -> Picture:
+    """Return the picture of a metric along a branch: a panel for each experiment, at most ``MAX_PANELS``."""
+    panels: dict[str, list[Trend]] = {}
+    for trend in trends:
+        panels.setdefault(trend.experiment, []).append(trend)
+    metric = trends[0].metric if trends else ""
+    shown = dict(list(panels.items())[:MAX_PANELS])
+    alt = f"{_label(metric)} along the history of {', '.join(_label(name, 24) for name in shown)}"
+    return _picture("history", alt, lambda: _history(shown, axis, metric))
+
+
+def _history(panels: Mapping[str, Sequence[Trend]], axis: Axis, metric: str) -> "Figure":
+    from matplotlib.figure import Figure
+
+    places = {position: float(place) for place, position in enumerate(sorted(axis.labels))}
+    rows = max(len(panels), 1)
+    height = 1.0 + 1.9 * rows
+    figure = Figure(figsize=(8.2, height))
+    grid = figure.subplots(rows, 1, squeeze=False, sharex=True)
+    figure.subplots_adjust(left=0.1, right=0.945, bottom=0.55 / height, top=1 - 0.42 / height, hspace=0.24)
+    for (experiment, trends), axes in zip(panels.items(), grid[:, 0]):
+        for index, trend in enumerate(trends[:MAX_LINES]):
+            _trend_line(axes, trend, places, _LINES[index], alone=len(trends) == 1)
+        more = f" ({MAX_LINES} of {len(trends)} points)" if len(trends) > MAX_LINES else ""
+        axes.set_title(_label(experiment) + more, fontsize=9, loc="left")
+        axes.set_ylabel(_label(metric, 24))
+        if len(trends) > 1:
+            _legend(axes)
+    _releases(list(grid[:, 0]), axis, places)
+    _commit_ticks(grid[-1, 0], axis, places)
+    if not panels:
+        grid[0, 0].text(0.5, 0.5, "nothing to show", transform=grid[0, 0].transAxes, ha="center")
+    return figure
+
+
+def _trend_line(axes: "Axes", trend: Trend, places: Mapping[int, float], colour: str, *, alone: bool) -> None:
+    import numpy as np
+
+    having = [one for one in trend.measured if max(abs(one.lowest), abs(one.highest)) < _HUGE]
+    if not having:
+        return
+    across, mean, low, high = (
+        np.array(column, dtype=np.float64)
+        for column in zip(*((places[one.position], one.mean, one.lowest, one.highest) for one in having))
+    )
+    buckets = _POINTS // 8
+    if np.any(high > low):
+        band_x, band_low, band_high = envelope(across, low, high, buckets)
+        axes.fill_between(band_x, band_low, band_high, color=colour, alpha=0.18, linewidth=0)
+    thin_x, thin_y = decimated(across, mean, buckets)
+    few = len(across) <= _MARKERS
+    label = None if alone else _label(wording.point_text(trend.point), 30)
+    axes.plot(thin_x, thin_y, color=colour, linewidth=1.2, label=label, marker="o" if few else None, markersize=3.5)
+    for before, level in zip((None, *trend.levels), trend.levels):
+        ends = [places[trend.measured[index].position] for index in (level.first, level.last)]
+        if len(trend.levels) > 1 and abs(level.mean) < _HUGE:
+            axes.plot(ends, [level.mean] * 2, color=_CHANGE, linewidth=1.6, linestyle=(0, (2, 1.5)))
+        if before is not None:
+            axes.plot(ends[:1], [trend.measured[level.first].mean], color=_CHANGE, marker="D", markersize=6)
+            axes.annotate(
+                f"{level.mean - before.mean:+.3g}",
+                (ends[0], trend.measured[level.first].mean),
+                xytext=(5, 6), textcoords="offset points", fontsize=8, color=_CHANGE,
+            )  # fmt: skip
+
+
+def _releases(panels: "Sequence[Axes]", axis: Axis, places: Mapping[int, float]) -> None:
+    positions = sorted(places)
+    for position, name in axis.releases:
+        before = sum(other <= position for other in positions)
+        # A commit that was not measured stands between those that were.
+        place = places[position] if position in places else before - 0.5
+        for axes in panels:
+            axes.axvline(place, color=_INK, linewidth=0.9, linestyle=(0, (1, 2)))
+        panels[0].annotate(
+            _label(name, 16), (place, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 3),
+            textcoords="offset points", fontsize=8, rotation=0,
+        )  # fmt: skip
+
+
+def _commit_ticks(axes: "Axes", axis: Axis, places: Mapping[int, float]) -> None:
+    positions = sorted(places)
+    wanted = positions if len(positions) <= 7 else [positions[round(i * (len(positions) - 1) / 6)] for i in range(7)]
+    axes.set_xticks([places[position] for position in wanted], [axis.labels[position] for position in wanted])
+    axes.set_xlim(-0.5, max(len(positions) - 0.5, 0.5))
+    axes.tick_params(axis="x", labelsize=8)
+
+
+_CHANGE = "#D55E00"
+_LINES = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#767676", "#8C6D31", "#7B61A8")
 
 
 # Style and output

@@ -6,9 +6,12 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from gitops_ml import expressions, history
+from gitops_ml.entries import Entry, ReportEntry
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.expressions import MISSING, ExpressionError
 from gitops_ml.history import NAMES, Row
@@ -43,6 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"at most so many rows, 0: all (default: {ROWS} in text and md, else all)",
     )
     parser.add_argument("--format", choices=tuple(FORMATS), default="text", help="how to print it (default: text)")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=Path,
+        help="draw a metric along a branch's history instead, with changes of its level and releases, as .svg or .png",
+    )
+    parser.add_argument("--metric", metavar="NAME", help="what --plot draws (default: what decides in the reports)")
+    parser.add_argument("--ref", metavar="BRANCH", default="main", help="whose history --plot draws (default: main)")
     parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
     parser.epilog = (
         f"names: {single}; and by name: {several}. A metric is the mean over the seeds of its final value, lowest and "
@@ -58,6 +69,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     by = _named("--sort", args.sort) if args.sort is not None else None
     columns = _columns(args.columns) if args.columns is not None else None
     since = history.since(args.since, tools.now()) if args.since is not None else ""
+    if args.plot is not None and args.plot.suffix not in (".svg", ".png"):
+        raise UserError(f"--plot: {args.plot.name[:80]} is neither an .svg nor a .png")
     if not args.offline:
         tools.results.refresh()
     entries, reports = tools.results.entries()
@@ -73,13 +86,16 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         found = history.ordered(found, by, reverse=args.reverse)
     elif args.reverse:
         found.reverse()
+    if args.plot is not None:
+        return _plot(found, entries, reports, args, tools)
     limit = args.limit if args.limit is not None else ROWS if args.format in ("text", "md") else 0
     shown = found[:limit] if limit else found
     if columns is None:
+        more = ["derived_from"] if any(row.derived_from for row in shown) else []
         metrics = history.usual_metrics(shown, reports)
         if args.format in ("text", "md"):
             metrics = metrics[:METRICS]
-        wanted = [*COLUMNS, *(f"metrics.{name}" for name in metrics), "cost"]
+        wanted = [*COLUMNS, *more, *(f"metrics.{name}" for name in metrics), "cost"]
         columns = {name: _named("--columns", name) for name in wanted}
     text = FORMATS[args.format](shown, columns)
     if text:
@@ -89,6 +105,60 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     elif len(shown) < len(found):
         tools.note(f"{len(found) - len(shown)} more; --limit 0 shows all")
     return ExitCode.OK
+
+
+def _plot(
+    found: Sequence[Row],
+    entries: Sequence[Entry],
+    reports: Sequence[ReportEntry],
+    args: argparse.Namespace,
+    tools: Tools,
+) -> int:
+    from gitops_ml import plots, wording
+    from gitops_ml.commands.report import write_all
+    from gitops_ml.trends import trends
+
+    repository = tools.repository
+    tip = repository.resolve_ref(args.ref, tools.project.ledger.remote)
+    if tip is None:
+        raise UserError(f"there is no branch `{args.ref[:80]}` here; --ref names the one whose history is drawn")
+    names = history.usual_metrics(found, reports)
+    metric = args.metric if args.metric is not None else next(iter(names), "")
+    if names and metric not in names:
+        from gitops_ml.schema import nearest_or_all
+
+        raise UserError(f"--metric: no row has a metric `{metric[:80]}`{nearest_or_all(metric, names)}")
+    line = repository.line(tip)
+    shown = {key for row in found for key in row.keys}
+    of = trends([entry for entry in entries if entry.key in shown], reports, [commit for commit, _ in line], metric)
+    if not of:
+        tools.note(f"nothing to draw: no record is of a commit of {args.ref}" if found else "nothing to draw: no rows")
+        return ExitCode.OK
+    measured = {one.position for trend in of for one in trend.measured}
+    positions = {commit: position for position, (commit, _) in enumerate(line)}
+    releases = sorted((positions[oid], name) for name, oid in repository.tags().items() if oid in positions)
+    labels = {position: f"{_day(line[position][1])}\n{line[position][0][:8]}" for position in measured}
+    picture = plots.history(of, plots.Axis(labels=labels, releases=releases))
+    data = picture.svg if args.plot.suffix == ".svg" else picture.png()
+    file = tools.cwd / args.plot
+    write_all(file.parent, {file.name: data})
+    for trend in of:
+        name = wording.clean(trend.experiment) + (f" ({wording.point_text(trend.point)})" if trend.point else "")
+        for before, level in zip(trend.levels, trend.levels[1:]):
+            commit, time_s = line[trend.measured[level.first].position]
+            tools.say(
+                f"{name}: {wording.clean(metric)} went from {before.mean:.4g} to {level.mean:.4g} at {commit[:12]} "
+                f"({_day(time_s)})"
+            )
+    experiments = {trend.experiment for trend in of}
+    if len(experiments) > plots.MAX_PANELS:
+        tools.note(f"note: {plots.MAX_PANELS} of {len(experiments)} experiments are drawn; --experiment chooses")
+    tools.say(f"plot: {file}")
+    return ExitCode.OK
+
+
+def _day(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d")
 
 
 # The question

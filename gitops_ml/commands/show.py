@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +17,46 @@ from gitops_ml.tools import Tools
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("what", metavar="KEY|REPORT|COMMIT", help="a record's key (8 characters will do), or a report")
+    parser.add_argument(
+        "what",
+        metavar="KEY|REPORT|COMMIT|EXPERIMENT",
+        help="a record's key or a commit (the first characters will do), a report's folder, or an experiment's name "
+        "for what it gave last",
+    )
     parser.add_argument("--html", metavar="FILE", type=Path, help="write it as a page instead")
     parser.add_argument("--format", choices=("text", "json", "md"), default="text")
+    parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
 
 
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Print it, or write the page."""
-    tools.results.refresh()
-    found = list(reports_named(args.what, tools))
+    if not args.offline:
+        tools.results.refresh()
+    name = args.what
+    if not args.what.strip("/").count("/") and not re.fullmatch("[0-9a-f]{4,64}", args.what):
+        name = _latest(args.what, tools) or args.what
+    found = list(reports_named(name, tools))
     if found:
         comparison = Comparison(head=found[0].head, baseline=found[0].baseline, experiments=tuple(found))
         return _show_reports(comparison, args, tools)
-    return _show_record(record_named(args.what, tools), args, tools)
+    return _show_record(record_named(name, tools), args, tools)
+
+
+def _latest(experiment: str, tools: Tools) -> str | None:
+    """Return the folder of an experiment's newest report, else the key of its newest record; None: it has none.
+
+    Reports carry no time: the newest is the one on what was trained last.
+    """
+    entries, reports = tools.results.entries()
+    trained = {entry.key: entry.started_at for entry in entries if entry.experiment == experiment}
+    if not trained:
+        return None
+    dated = [
+        (max((trained.get(key, "") for _, keys in report.verdicts for key in keys), default=""), report.folder)
+        for report in reports
+        if report.experiment == experiment
+    ]
+    return max(dated)[1] if dated else max(trained, key=lambda key: (trained[key], key))
 
 
 def reports_named(name: str, tools: Tools) -> Iterator[ExperimentComparison]:
@@ -37,15 +65,15 @@ def reports_named(name: str, tools: Tools) -> Iterator[ExperimentComparison]:
     start = path.find("reports/")
     folders = [path[start:]] if start >= 0 else []
     if not folders:
+        known = tools.results.report_folders()
         commit = tools.repository.resolve(name)
-        every = tools.results.report_files("reports") or {} if commit else {}
-        folders = sorted(
-            {
-                f"reports/{p.rsplit('/', 1)[0]}"
-                for p in every
-                if p.endswith("/report.json") and f"/{(commit or '')[:12]}-" in p
-            }
-        )
+        # One whose branch is gone is known by its reports alone.
+        short = commit[:12] if commit else name[:12] if re.fullmatch("[0-9a-f]{4,64}", name) else None
+        folders = [folder for folder in known if short and folder.rpartition("/")[2].startswith(short)]
+        if commit is None and len({folder.rpartition("/")[2].partition("-")[0] for folder in folders}) > 1:
+            raise UserError(f"`{name}` is the start of several commits with a report; give more of it")
+        if commit is None and folders and matching_keys(name, tools.results.keys()):
+            raise UserError(f"`{name}` is the start of a commit and of a record's key; give more of it")
     for folder in folders:
         content = (tools.results.report_files(folder) or {}).get("report.json")
         if content is not None:
@@ -58,7 +86,11 @@ def _reports(content: bytes, where: str, tools: Tools) -> Iterator[ExperimentCom
 
 
 def record_named(name: str, tools: Tools) -> Record:
-    """Return the record whose key starts with the name."""
+    """Return the record whose key starts with the name.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
     keys = matching_keys(name, tools.results.keys())
     if len(keys) > 1:
         raise UserError(
@@ -66,8 +98,14 @@ def record_named(name: str, tools: Tools) -> Record:
         )
     records = tools.results.records(keys)
     if not keys or keys[0] not in records:
+        commit = tools.repository.resolve(name) or name
+        of_commit = [entry.key[:12] for entry in tools.results.entries()[0] if entry.commit == commit]
+        if of_commit:
+            some = ", ".join(of_commit[:5]) + (f" and {len(of_commit) - 5} more" if len(of_commit) > 5 else "")
+            raise UserError(f"`{name[:80]}` has no report; its records are: {some}")
         raise UserError(
-            f"nothing is called `{name}`: no record's key starts so, and no report has that folder or commit"
+            f"nothing is called `{name[:80]}`: no record's key starts so, no report has that folder or commit, and no "
+            "experiment is called so"
         )
     return records[keys[0]]
 

@@ -216,6 +216,25 @@ class Repository:
                 return
             self._deepen([start], step)
 
+    def line(self, tip: str) -> Sequence[tuple[str, int]]:
+        """Return the tip and its first-parent ancestors as far as they are here, oldest first, with commit times.
+
+        Times are seconds since 1970 (UTC).
+        """
+        args = ["log", "--first-parent", "--no-show-signature", "--format=%H %ct", checked_oid(tip), "--"]
+        pairs = [line.split(" ") for line in os.fsdecode(self._act(args).stdout).splitlines()]
+        return [(commit, int(time_s)) for commit, time_s in reversed(pairs)]
+
+    def tags(self) -> Mapping[str, str]:
+        """Return the commit of each tag of the user's repository, by its name; tags of other things are left out."""
+        form = "--format=%(objectname) %(objecttype) %(*objectname) %(*objecttype) %(refname:strip=2)"
+        found = {}
+        for line in os.fsdecode(self._read_git(["for-each-ref", form, "refs/tags"]).stdout).splitlines():
+            oid, kind, target, target_kind, name = line.split(" ", 4)
+            if "commit" in (kind, target_kind):
+                found[name] = target if target_kind == "commit" else oid
+        return found
+
     def behind(self, commit: str, tip: str) -> int | None:
         """Return how many commits of the tip are not in the commit's history; None: not known."""
         done = self._act(["rev-list", checked_oid(tip), f"^{checked_oid(commit)}", "--"], check=False)

@@ -10,7 +10,7 @@ from gitops_ml.git import Repository
 from gitops_ml.ledger import Results, record_path
 from tests.fakes import ledgers
 from tests.fakes.ledgers import command
-from tests.fakes.repositories import ENVIRON, clone, git, make_remote, make_repository
+from tests.fakes.repositories import ENVIRON, clone, commit, git, make_remote, make_repository
 
 
 @pytest.fixture
@@ -252,3 +252,89 @@ def test_diff__unknown_key__is_said(tmp_path, push):
 
     assert said.code == 2
     assert said.err.startswith("nothing is called `00000000`")
+
+
+# Along main
+
+
+@pytest.fixture
+def grown(tmp_path, push):
+    """Ten commits of main, measured: the accuracy falls with the seventh, which a report alone says."""
+    work = tmp_path / "first"
+    files = []
+    for number in range(10):
+        oid = commit(work, {"train.py": f"pass  # {number}"}, f"change {number}")
+        level = 0.9 if number < 6 else 0.7
+        made = ledgers.record(level + number % 3 / 1000, document={"code": f"{number:064x}"}, commit=oid)
+        files.append(ledgers.record_files(made))
+    git(work, "push", "-q", "origin", "main")
+    git(work, "tag", "v1", "HEAD~5")
+    git(work, "tag", "-a", "-m", "second", "v2", "HEAD")
+    git(work, "tag", "tree", "HEAD^{tree}")
+    push(*files)
+    return work
+
+
+def test_log_plot__a_level_that_changed__is_drawn_and_said(grown, tmp_path):
+    changed = git(grown, "rev-parse", "HEAD~3")
+
+    said = command(grown, "log", "--plot", "out/history.svg")
+    again = command(clone(tmp_path / "remote.git", tmp_path / "other"), "log", "--plot", str(tmp_path / "again.svg"))
+    command(grown, "log", "--plot", "history.png", "--metric", "accuracy", "--offline")
+
+    assert said.out.splitlines() == [
+        f"digits: accuracy went from 0.901 to 0.7007 at {changed[:12]} (2023-11-14)",
+        f"plot: {grown}/out/history.svg",
+    ]
+    assert said.code == again.code == 0
+    svg = (grown / "out/history.svg").read_bytes()
+    assert b">v1<" in svg
+    assert b">v2<" in svg
+    assert f">{changed[:8]}<".encode() in svg
+    # Another clone draws the same, but the tags that it does not have.
+    assert again.out.splitlines()[0] == said.out.splitlines()[0]
+    assert (grown / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_log_plot__a_commit_whose_report_reuses_records__is_measured(tmp_path, push):
+    work = tmp_path / "first"
+    head = git(work, "rev-parse", "HEAD")
+    records = [ledgers.record(0.95 + seed / 1000, seed) for seed in range(3)]  # trained at a commit that is not main's
+    report = {path.replace("a" * 12, head[:12]): data for path, data in ledgers.report_files().items()}
+    push(*map(ledgers.record_files, records), {p: d.replace(b"a" * 40, head.encode()) for p, d in report.items()})
+
+    said = command(work, "log", "--plot", "h.svg")
+
+    assert (said.code, said.out) == (0, f"plot: {work}/h.svg\n"), said.err
+    assert f">{head[:8]}<".encode() in (work / "h.svg").read_bytes()
+
+
+def test_log_plot__nothing_on_main__says_so_and_writes_nothing(tmp_path, push):
+    push(*everything())
+
+    said = command(tmp_path / "first", "log", "--plot", "h.svg")
+
+    assert (said.code, said.out, said.err) == (0, "", "nothing to draw: no record is of a commit of main\n")
+    assert not (tmp_path / "first/h.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--plot", "h.pdf"], "--plot: h.pdf is neither an .svg nor a .png"),
+        (
+            ["--plot", "h.svg", "--ref", "trunk"],
+            "there is no branch `trunk` here; --ref names the one whose history is drawn",
+        ),
+        (
+            ["--plot", "h.svg", "--metric", "acuracy"],
+            "--metric: no row has a metric `acuracy`; did you mean `accuracy`?",
+        ),
+    ],
+)  # fmt: skip
+def test_log_plot__what_is_not_there__is_named(words, message, tmp_path, push):
+    push(*everything())
+
+    said = command(tmp_path / "first", "log", *words)
+
+    assert (said.code, said.err) == (2, f"{message}\n")

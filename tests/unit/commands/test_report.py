@@ -286,7 +286,17 @@ def test_show__nothing_of_that_name__says_what_was_looked_for(repo, name):
     code, out, err = repo.call("show", "--", name)
 
     assert (code, out) == (ExitCode.USAGE, "")
-    assert err == f"nothing is called `{name}`: no record's key starts so, and no report has that folder or commit\n"
+    assert err == (
+        f"nothing is called `{name}`: no record's key starts so, no report has that folder or commit, and no "
+        "experiment is called so\n"
+    )
+
+
+def test_show__experiment__what_it_gave_last(repo):
+    folder = repo.fine("report", "plain").partition(": ")[2].rstrip("\n").partition("results/")[2]
+
+    assert repo.fine("show", "plain") == repo.fine("show", folder)
+    assert repo.fine("show", "plain").startswith("plain: better - ")
 
 
 def test_report__sweep__winner_points_and_plots(tmp_path):
