@@ -12,8 +12,15 @@ Objects are immutable unless it is said; of two that belong together the one tha
     jobs/KEY/N/heartbeat.json      replaced every few seconds by the machine: `Heartbeat`
     jobs/KEY/N/logs/OFFSET         a piece of the log from that byte on; pieces follow each other without a gap
     jobs/KEY/N/outputs/PATH        an output, from the workdir
+    jobs/KEY/N/boot.json           why a machine could not start the agent program: reason
     jobs/KEY/N/result.json         how it ended, written once and last: the agent's result, with digests of all outputs
-    jobs/KEY/checkpoints/...       kept over attempts; the machine's own affair
+    jobs/KEY/checkpoints/...       kept over attempts until one succeeds; the machine's own affair
+
+``result.json`` holds what the agent's own does (outcome, reason, exit_code, started_at, training_started_at, ended_at,
+progress, hardware, files: of each path, sha256, size_bytes) and: ``cause`` (one word, see ``processes.Ending``),
+``machine`` (id, type, zone, image, market, as far as known), ``gpus`` and ``idle_share`` (as in `Heartbeat`),
+``resumed_from`` (a checkpoint's name or null), ``log_bytes``, ``timings_s`` (step -> seconds after the machine's start)
+and ``notes`` (what went wrong on the way and did not decide). ``files`` are those that are in storage.
 """
 
 import dataclasses

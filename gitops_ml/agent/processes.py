@@ -32,11 +32,17 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a command or a whole attempt ended: an outcome of the records, why in a sentence, and the exit code."""
+    """How a command or a whole attempt ended: an outcome of the records, why in a sentence, and the exit code.
+
+    ``cause`` is the reason in one word, where it is known: cancelled, spot, shutdown, deadline, max_duration, max_wait,
+    no_output, no_metrics, out_of_memory, gpu_out_of_memory, gpu_lost, disk_full, data, environment, bundle, secrets,
+    storage, agent.
+    """
 
     outcome: str
     reason: str
     exit_code: int | None = None
+    cause: str = ""
 
 
 class StoppedError(Exception):

@@ -6,7 +6,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "training"
 PAGE = 20
@@ -25,7 +25,18 @@ class S3:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         """Method and path with query of all that came in."""
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self.date: str | None = None
+        """What every answer says the time is; None: the truth."""
+        server = self
+
+        class Handler(WSGIRequestHandler):
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return server.date or super().date_time_string(timestamp)
+
+            def log_request(self, *args: object) -> None:
+                pass
+
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
