@@ -55,6 +55,14 @@ class CIContext:
     token_variable: str | None
     """Name of the variable that holds the forge token; None: there is none."""
 
+    @property
+    def whole_run_url(self) -> str | None:
+        """The page of the run with all its jobs, which is what is over or not; None: the run is not known."""
+        if not self.run_id:
+            return None
+        below = "actions/runs" if self.kind is CIKind.GITHUB else "-/pipelines"
+        return f"{self.server_url}/{self.repository}/{below}/{self.run_id}"
+
 
 def context(environ: Mapping[str, str]) -> CIContext | None:
     """Return what the CI says, or None outside of one that we know."""

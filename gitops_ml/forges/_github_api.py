@@ -20,6 +20,7 @@ _NEEDS = {
     "statuses": "`statuses: write` (`permissions:` in the workflow; for a token of your own: Commit statuses, read and "
     "write)",
     "contents": "`contents: read`",
+    "actions": "`actions: read` (`permissions:` in the workflow; for a token of your own: Actions, read)",
 }
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from gitops_ml.diagnostics import Check
@@ -31,6 +31,15 @@ class State(enum.StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"
     ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A commit status as it stands now."""
+
+    state: State
+    text: str
+    url: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,3 +139,9 @@ class Forge(Protocol):
 
     def set_status(self, commit: str, *, context: str, state: State, text: str, url: str | None) -> None:
         """Set the commit's status."""
+
+    def statuses(self, commit: str) -> Mapping[str, Standing]:
+        """Return the newest status of each context of a commit."""
+
+    def run_is_over(self, url: str) -> bool | None:
+        """Return whether the CI run that a status links to is over; None: the link names none of this repository."""

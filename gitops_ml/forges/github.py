@@ -15,6 +15,7 @@ Enterprise Server; it is used only where it can work. Nothing is ever sent to an
 """
 
 import io
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,7 @@ from gitops_ml.forges._calls import Patience, TransientError, field
 from gitops_ml.forges._comments import HEADER_BYTES, Order, OwnComment, Seen, told, upsert
 from gitops_ml.forges._github_api import GithubApi
 from gitops_ml.forges._github_checks import TOKEN_KINDS, GithubChecks
-from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State, Told
+from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, Standing, State, Told
 
 if TYPE_CHECKING:
     from gitops_ml.git import Repository
@@ -207,6 +208,33 @@ class GithubForge:
             )
         )
 
+    def statuses(self, commit: str) -> Mapping[str, Standing]:
+        """Return the newest status of each context; GitHub keeps every one that was ever set."""
+        doing = f"read the statuses of {commit[:12]}"
+
+        def ask() -> dict[str, Standing]:
+            found: dict[str, Standing] = {}
+            for one in self._api.pages(f"/commits/{quote(commit)}/statuses", doing=doing):
+                # Newest first.
+                found.setdefault(field(one, "context", str), _standing(one))
+            return found
+
+        return self._patience.keep_trying(ask)
+
+    def run_is_over(self, url: str) -> bool | None:
+        """Ask for the workflow run; the token needs `actions: read`."""
+        found = re.fullmatch(rf"{re.escape(f'{self._server_url}/{self.name}')}/actions/runs/([0-9]{{1,18}})", url)
+        if found is None:
+            return None
+        path, doing = f"/actions/runs/{found[1]}", f"read the workflow run {found[1]}"
+
+        def ask() -> bool:
+            status, answer = self._api.request("GET", path, doing=doing, permission="actions", allow=(404,))
+            # A run that was deleted does nothing any more.
+            return status == 404 or field(answer, "status", str) == "completed"
+
+        return self._patience.keep_trying(ask)
+
     def _attach(self, image: Image) -> str | None:
         if self._uploads_url is None or not self._token.startswith(_MAY_ATTACH):
             return None
@@ -345,6 +373,15 @@ def _change(answer: Any) -> Change:
         draft=answer.get("draft") is True,
         title=field(answer, "title", str),
         author=str((answer.get("user") or {}).get("login", "ghost")),
+    )
+
+
+def _standing(answer: Any) -> Standing:
+    url = answer.get("target_url")
+    return Standing(
+        state=State(field(answer, "state", str)),
+        text=str(answer.get("description") or ""),
+        url=url if isinstance(url, str) else None,
     )
 
 

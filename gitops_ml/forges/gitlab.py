@@ -29,7 +29,7 @@ from gitops_ml.forges._calls import Patience, TransientError, field
 from gitops_ml.forges._comments import HEADER_BYTES, Order, OwnComment, Seen, told, upsert
 from gitops_ml.forges._gitlab_api import JOB_TOKEN, GitlabApi
 from gitops_ml.forges._gitlab_checks import GitlabChecks
-from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State, Told
+from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, Standing, State, Told
 
 if TYPE_CHECKING:
     from gitops_ml.git import Repository
@@ -44,6 +44,14 @@ _STATES = {
     State.FAILURE: "failed",
     State.ERROR: "failed",
 }
+_STANDINGS = {
+    "success": State.SUCCESS,
+    "failed": State.FAILURE,
+    "canceled": State.ERROR,
+    "skipped": State.ERROR,
+}
+# https://docs.gitlab.com/ci/jobs/#available-job-statuses
+_OVER = frozenset({"success", "failed", "canceled", "skipped", "manual"})
 # https://docs.gitlab.com/api/members/#roles
 _ROLES = ((50, Permission.ADMIN), (40, Permission.MAINTAIN), (30, Permission.WRITE), (5, Permission.READ))
 _UPLOAD = re.compile(r"/uploads/[0-9a-f]{32}/([A-Za-z0-9._-]{1,255})")
@@ -85,6 +93,8 @@ class GitlabForge:
             timeout_s=timeout_s,
         )
         self._has_token = variable is not None
+        self._pipelines: dict[tuple[str, str], int] = {}
+        """Which pipeline a status that was read belongs to: set without it, it would be another beside it."""
 
     def __repr__(self) -> str:
         return f"GitlabForge({self._server_url}/{self.name})"
@@ -198,8 +208,10 @@ class GitlabForge:
         body: dict[str, Any] = {"state": _STATES[state], "name": context, "description": short}
         if url is not None:
             body["target_url"] = url
-        if self._context and self._context.run_id and self._context.commit == commit:
-            # Several pipelines may run for one commit, for its branch and for its merge request.
+        # Several pipelines may run for one commit, for its branch and for its merge request.
+        if (commit, context) in self._pipelines:
+            body["pipeline_id"] = self._pipelines[commit, context]
+        elif self._context and self._context.run_id and self._context.commit == commit:
             body["pipeline_id"] = self._context.run_id
         doing = f"set the status `{context}`"
 
@@ -212,6 +224,32 @@ class GitlabForge:
                 raise CannotPublishError(f"cannot {doing}: GitLab says 400: {answer}")
 
         self._patience.keep_trying(write)
+
+    def statuses(self, commit: str) -> Mapping[str, Standing]:
+        """Return the newest status of each context, the pipelines' own jobs among them."""
+        path, doing = f"/repository/commits/{quote(commit)}/statuses", f"read the statuses of {commit[:12]}"
+
+        def ask() -> dict[str, Standing]:
+            found: dict[str, tuple[int, Standing]] = {}
+            for one in self._api.pages(path, doing=doing, query={}):
+                name, number = field(one, "name", str), field(one, "id", int)
+                if number > found.get(name, (0, None))[0]:
+                    found[name] = number, _standing(one)
+                    if isinstance(one.get("pipeline_id"), int):
+                        self._pipelines[commit, name] = one["pipeline_id"]
+            return {name: standing for name, (_, standing) in found.items()}
+
+        return self._patience.keep_trying(ask)
+
+    def run_is_over(self, url: str) -> bool | None:
+        """Ask for the pipeline's jobs: a status that is pending keeps the pipeline itself from being over."""
+        found = re.fullmatch(rf"{re.escape(f'{self._server_url}/{self.name}')}/-/pipelines/([0-9]{{1,18}})", url)
+        if found is None:
+            return None
+        path, doing = f"/pipelines/{found[1]}/jobs", f"read the jobs of pipeline {found[1]}"
+        return self._patience.keep_trying(
+            lambda: all(field(one, "status", str) in _OVER for one in self._api.pages(path, doing=doing, query={}))
+        )
 
     def _thread(self, number: int) -> "_MergeRequest":
         return _MergeRequest(self._api, number, user=lambda: self._user)
@@ -300,6 +338,15 @@ def _place(context: ci.CIContext | None, repository: "Repository") -> tuple[str,
             "of a pipeline"
         )
     return f"https://{found[0]}", f"https://{found[0]}/api/v4", found[1]
+
+
+def _standing(answer: Any) -> Standing:
+    url = answer.get("target_url")
+    return Standing(
+        state=_STANDINGS.get(field(answer, "status", str), State.PENDING),
+        text=str(answer.get("description") or ""),
+        url=url if isinstance(url, str) else None,
+    )
 
 
 def _change(answer: Any) -> Change:

@@ -21,7 +21,7 @@ from typing import Any
 from gitops_ml import html
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import UserError
-from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, State, Told
+from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, Standing, State, Told
 from gitops_ml.git import Repository
 
 
@@ -106,16 +106,29 @@ class LocalForge:
 
     def set_status(self, commit: str, *, context: str, state: State, text: str, url: str | None) -> None:
         """Write the status into ``statuses.json``, by commit and context."""
+        known = self._known()
+        known.setdefault(commit, {})[context] = {"state": str(state), "text": text, "url": url}
+        content = json.dumps(known, indent=1, sort_keys=True).encode() + b"\n"
+        self._write(self._folder / "statuses.json", content)
+
+    def statuses(self, commit: str) -> Mapping[str, Standing]:
+        """Return what stands in ``statuses.json``."""
+        return {
+            context: Standing(state=State(one["state"]), text=one["text"], url=one["url"])
+            for context, one in self._known().get(commit, {}).items()
+        }
+
+    def run_is_over(self, url: str) -> bool | None:  # noqa: ARG002 of the contract
+        """Return None: there is no CI."""
+        return None
+
+    def _known(self) -> dict[str, Any]:
         file = self._folder / "statuses.json"
-        known: dict[str, Any] = {}
-        if file.exists():
-            # A file that somebody broke holds nothing that is missed: statuses are set anew by every run.
-            with contextlib.suppress(ValueError):
-                loaded = json.loads(file.read_text(encoding="utf-8"))
-                known = loaded if isinstance(loaded, dict) else {}
-        of_commit = known.setdefault(commit, {})
-        of_commit[context] = {"state": str(state), "text": text, "url": url}
-        self._write(file, json.dumps(known, indent=1, sort_keys=True).encode() + b"\n")
+        # A file that somebody broke holds nothing that is missed: statuses are set anew by every run.
+        with contextlib.suppress(ValueError, OSError):
+            loaded = json.loads(file.read_text(encoding="utf-8"))
+            return loaded if isinstance(loaded, dict) else {}
+        return {}
 
     def _file(self, marker: str) -> Path:
         found = re.search(r"comment=([A-Za-z0-9._/-]+)", marker)

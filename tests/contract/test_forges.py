@@ -8,8 +8,9 @@ import threading
 
 import pytest
 
+from gitops_ml.ci import context
 from gitops_ml.forges._comments import body_of
-from gitops_ml.forges.base import CannotPublishError, Image, Permission, State, Told
+from gitops_ml.forges.base import CannotPublishError, Image, Permission, Standing, State, Told
 from tests.fakes.forges import HEAD, place
 from tests.fakes.server import Fault
 
@@ -84,6 +85,23 @@ def test_set_status__same_again__is_no_error(there):
     assert there.statuses()[-1] == ("gitops-ml/x", "pending", "training")
 
 
+def test_statuses__of_two_contexts__the_newest_of_each(there):
+    forge, url = there.forge(), "https://ci.test/runs/5"
+    assert forge.statuses(HEAD) == {}
+    for name, state, text in (
+        ("x", State.PENDING, "training"),
+        ("y", State.PENDING, "b"),
+        ("x", State.FAILURE, "c"),
+    ):
+        forge.set_status(HEAD, context=f"gitops-ml/{name}", state=state, text=text, url=url)
+
+    assert there.forge().statuses(HEAD) == {
+        "gitops-ml/x": Standing(state=State.FAILURE, text="c", url=url),
+        "gitops-ml/y": Standing(state=State.PENDING, text="b", url=url),
+    }
+    assert forge.statuses("f" * 40) == {}
+
+
 def test_change_for__head_and_unknown_commit(there):
     forge = there.forge()
 
@@ -124,6 +142,30 @@ def test_all__enterprise_server_and_gitlab_below_a_path__are_found_by_the_enviro
     assert forge.change_for(HEAD).number == remote.number
     assert bodies(remote) == ["two"]
     assert len(remote.statuses()) == 1
+
+
+def test_run_is_over__running_ended_and_a_foreign_link(remote):
+    forge = remote.forge()
+    url = context(remote.environ(run=11)).whole_run_url
+    answers = []
+    for over in (False, True):
+        remote.set_run(11, over=over)
+        answers.append(forge.run_is_over(url))
+
+    assert answers == [False, True]
+    assert forge.run_is_over(f"{url}2") is True, "a run that is not known any more does nothing"
+    assert forge.run_is_over("https://elsewhere.test/acme/vision/actions/runs/11") is None
+    assert forge.run_is_over(f"{url}/../../secrets") is None
+
+
+def test_set_status__of_a_status_that_was_read__stays_in_its_pipeline(tmp_path):
+    with place("gitlab", tmp_path) as there:
+        there.forge(run=5).set_status(HEAD, context="gitops-ml/x", state=State.PENDING, text="training", url=None)
+        later = there.forge(run=9)
+        assert later.statuses(HEAD)["gitops-ml/x"].state is State.PENDING
+        later.set_status(HEAD, context="gitops-ml/x", state=State.ERROR, text="ended", url=None)
+
+    assert [one["pipeline_id"] for one in there.fake.statuses] == [5, 5]
 
 
 def test_set_status__long_text__is_cut_to_what_the_forge_takes(remote):

@@ -108,6 +108,9 @@ class GithubPlace:
     def statuses(self) -> list[tuple[str, str, str]]:
         return [(one["context"], one["state"], one.get("description", "")) for one in self.fake.statuses]
 
+    def set_run(self, number: int, *, over: bool) -> None:
+        self.fake.runs[number] = "completed" if over else "in_progress"
+
     def forbid(self) -> None:
         self.fake.tokens["ghs_canary0"].may = frozenset()
 
@@ -182,6 +185,9 @@ class GitlabPlace:
             (one["name"], back.get(one["state"], one["state"]), one.get("description", ""))
             for one in self.fake.statuses
         ]
+
+    def set_run(self, number: int, *, over: bool) -> None:
+        self.fake.pipelines[number] = "canceled" if over else "running"
 
     def forbid(self) -> None:
         self.fake.tokens["glpat-canary0"].level = 10

@@ -28,11 +28,11 @@ _WHEN = "2026-11-23T12:00:00Z"
 
 @dataclasses.dataclass(kw_only=True)
 class Token:
-    """Who a token speaks for: ``may`` holds ``pull-requests``, ``statuses``, ``push``, ``administration``."""
+    """Who a token speaks for, and what it ``may``: ``administration`` is what the Actions token never has."""
 
     login: str
     bot: bool = False
-    may: frozenset[str] = frozenset({"pull-requests", "statuses", "push"})
+    may: frozenset[str] = frozenset({"actions", "pull-requests", "statuses", "push"})
     valid: bool = True
     server: bool = False
     """An installation token (`ghs_`), as the Actions token is."""
@@ -76,6 +76,8 @@ class FakeGitHub(Server):
         self.pulls = {7: Pull(number=7)}
         self.comments: list[Comment] = []
         self.statuses: list[dict[str, Any]] = []
+        self.runs: dict[int, str] = {}
+        """Status of each workflow run."""
         self.permissions = {"dana": "admin", "rob": "write", "stranger": "read"}
         self.rules: dict[str, list[dict[str, Any]]] = {}
         self.fork_approval = "first_time_contributors"
@@ -265,6 +267,23 @@ class FakeGitHub(Server):
         body = openapi.github().example("POST", "/repos/{owner}/{repo}/statuses/{sha}", 201)
         body.update({key: wanted.get(key) for key in ("state", "description", "target_url", "context")})
         return Answer(status=201, body=body)
+
+    def _get_commits_ref_statuses(self, call: Call, token: Token, at: Any) -> Answer:
+        example = openapi.github().example("POST", "/repos/{owner}/{repo}/statuses/{sha}", 201)
+        fields = ("state", "description", "target_url", "context")
+        mine = [
+            {**example, **{key: one.get(key) for key in fields}} for one in self.statuses if one["sha"] == at["ref"]
+        ]
+        return self._page(call, mine[::-1])
+
+    def _get_actions_runs_run_id(self, call: Call, token: Token, at: Any) -> Answer:
+        if "actions" not in token.may:
+            return _forbidden(token)
+        status = self.runs.get(int(at["run_id"]))
+        if status is None:
+            return Answer(status=404, body=_error("Not Found"))
+        body = openapi.github().example("GET", "/repos/{owner}/{repo}/actions/runs/{run_id}", 200)
+        return Answer(body={**body, "id": int(at["run_id"]), "status": status})
 
     def _comment(self, at: Any) -> Comment | None:
         return next((one for one in self.comments if one.number == int(at["comment_id"])), None)

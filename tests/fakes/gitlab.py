@@ -79,6 +79,8 @@ class FakeGitLab(Server):
         self.requests = {7: MergeRequest(number=7)}
         self.notes: list[Note] = []
         self.statuses: list[dict[str, Any]] = []
+        self.pipelines: dict[int, str] = {}
+        """State of each pipeline's jobs; one that is not named has no jobs."""
         self.uploads: dict[str, bytes] = {}
         self.protected: dict[str, dict[str, Any]] = {}
         self.guarded_media: bool | None = False
@@ -256,6 +258,29 @@ class FakeGitLab(Server):
         return Answer(
             status=201, body={**body, "description": wanted.get("description"), "target_url": wanted.get("target_url")}
         )
+
+    def _get_projects_repository_commits_sha_statuses(self, call: Call, token: Token, at: Any) -> Answer:
+        shown = {}
+        for number, one in enumerate(self.statuses, 1):
+            if one["sha"] == at["sha"]:
+                shown[one["name"]] = {
+                    "id": number,
+                    "sha": one["sha"],
+                    "name": one["name"],
+                    "status": one["state"],
+                    "target_url": one.get("target_url"),
+                    "description": one.get("description"),
+                    "pipeline_id": one.get("pipeline_id", 1),
+                }
+        return self._page(call, list(shown.values()))
+
+    def _get_projects_pipelines_pipeline_jobs(self, call: Call, token: Token, at: Any) -> Answer:
+        state = self.pipelines.get(int(at["pipeline"]))
+        jobs = [("gitops-ml:plan", "success"), ("gitops-ml:run", state)] if state else []
+        shown = [
+            {"id": number, "name": name, "status": how, "stage": "test"} for number, (name, how) in enumerate(jobs, 1)
+        ]
+        return self._page(call, shown)
 
     def _post_projects_uploads(self, call: Call, token: Token, at: Any) -> Answer:
         found = re.search(rb'name="file"; filename="([^"\r\n]+)"\r\nContent-Type: ([^\r\n]+)\r\n\r\n', call.body)

@@ -20,8 +20,10 @@ HERE = Path(__file__).parent
 ROUTES = {
     "/repos/{owner}/{repo}": ["get"],
     "/repos/{owner}/{repo}/actions/permissions/fork-pr-contributor-approval": ["get"],
+    "/repos/{owner}/{repo}/actions/runs/{run_id}": ["get"],
     "/repos/{owner}/{repo}/collaborators/{username}/permission": ["get"],
     "/repos/{owner}/{repo}/commits/{commit_sha}/pulls": ["get"],
+    "/repos/{owner}/{repo}/commits/{ref}/statuses": ["get"],
     "/repos/{owner}/{repo}/environments": ["get"],
     "/repos/{owner}/{repo}/issues/comments/{comment_id}": ["patch", "delete"],
     "/repos/{owner}/{repo}/issues/{issue_number}/comments": ["get", "post"],

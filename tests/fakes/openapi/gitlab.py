@@ -138,6 +138,34 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
             201: {"type": "object", "required": ["id", "sha", "status", "name"], "properties": {"status": _STATE}}
         },
     },
+    # https://docs.gitlab.com/api/commits/#list-the-statuses-of-a-commit
+    ("GET", "/projects/{id}/repository/commits/{sha}/statuses"): {
+        "query": _PAGE,
+        "answers": {
+            200: {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["id", "sha", "status", "name", "target_url", "description"],
+                    "properties": {"id": _ID, "status": _STATE, "name": _TEXT, "pipeline_id": _ID},
+                },
+            }
+        },
+    },
+    # https://docs.gitlab.com/api/jobs/#list-all-jobs-for-a-pipeline
+    ("GET", "/projects/{id}/pipelines/{pipeline}/jobs"): {
+        "query": _PAGE,
+        "answers": {
+            200: {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["id", "name", "status", "stage"],
+                    "properties": {"id": _ID, "name": _TEXT, "status": _TEXT},
+                },
+            }
+        },
+    },
     # https://docs.gitlab.com/api/project_markdown_uploads/#upload-a-file
     ("POST", "/projects/{id}/uploads"): {
         "body": "multipart",
