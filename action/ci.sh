@@ -12,6 +12,7 @@ add --plan "${ACTION_PLAN:-}"
 add --from "${ACTION_FROM:-}"
 add --digest "${ACTION_DIGEST:-}"
 add --forge "${ACTION_FORGE:-}"
+if [[ ${ACTION_CANCELLED:-false} == true ]]; then arguments+=(--cancelled); fi
 if [[ ${ACTION_APPROVED:-false} == true ]]; then arguments+=(--approved-by-environment); fi
 
 cd -- "${ACTION_FOLDER:-.}"

@@ -4,6 +4,7 @@
     gitops-ml ci --job plan --out plan             # three jobs: no credentials,
     gitops-ml ci --job run --plan plan --out raw   # the cloud's but no forge token that writes,
     gitops-ml ci --job publish --from raw --digest D     # the forge's, and nothing of the repository is run
+    gitops-ml ci --job pending                     # beside `run`, with the forge's token: say that training began
 
 Settings and policy come from the target branch's tip as it is now, never from the change. On another CI than GitHub's
 and GitLab's the event is given by options.
@@ -35,25 +36,33 @@ from gitops_ml.commands.run import carry_out
 from gitops_ml.commands.validate import findings_at
 from gitops_ml.comparison import Comparison, GateResult, compare
 from gitops_ml.diagnostics import Severity
-from gitops_ml.errors import DeniedError, ExitCode, UserError, worst
-from gitops_ml.forges.base import Forge
+from gitops_ml.errors import DeniedError, ExitCode, ServiceError, UserError, worst
+from gitops_ml.forges.base import Forge, State
 from gitops_ml.handover import Writer, take
 from gitops_ml.planning import Plan, Relation
 from gitops_ml.policy import PERMISSIONS, Approval, Ruling
 from gitops_ml.records import Origin, Record, json_bytes, json_document
 from gitops_ml.tools import Tools
 
+_JOBS = ("all", "plan", "pending", "run", "publish")
 _ROUNDS = 3
 MAX_PLAN_BYTES = 64 * 2**20
+_CANCELLED = "cancelled before there was a result; push again, or comment /gitops-ml run"
+_NO_RESULT = "ended without a result; the run's log says why"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--job", choices=("all", "plan", "run", "publish"), default="all", help="which part (all)")
+    parser.add_argument("--job", choices=_JOBS, default="all", help="which part (all)")
     parser.add_argument("--out", metavar="DIR", type=Path, help="leave the plan or what is handed over in DIR")
     parser.add_argument("--plan", metavar="DIR", type=Path, help="run: what `--job plan --out DIR` left")
     parser.add_argument("--from", dest="source", metavar="DIR", type=Path, help="publish: what `--job run` left")
     parser.add_argument("--digest", metavar="SHA256", help="publish: the `digest` that `--job run` said itself")
+    parser.add_argument(
+        "--cancelled",
+        action="store_true",
+        help="publish: the job that trained was cancelled; keep what it left, end what is pending, say no more",
+    )
     parser.add_argument("--forge", metavar="NAME", help="github, gitlab or local (default: the CI's, else local)")
     parser.add_argument("--remote", default="origin", help="where the target branch is (default: origin)")
     parser.add_argument("--id", dest="identity", default="default", help="keeps several comments apart")
@@ -149,8 +158,10 @@ class _Flow:
             self._prepare(event)
             try:
                 code = self._go(event, steps)
-            except DeniedError as error:
-                self._answer(event, str(error))
+            except UserError as error:
+                self._end_pending(event, _NO_RESULT)
+                if isinstance(error, DeniedError):
+                    self._answer(event, str(error))
                 raise
         self._console.outputs(self._outputs)
         return code
@@ -311,11 +322,15 @@ class _Flow:
         self._console.summary(markdown.plan_table(planned.held) + _listed(decided_lines(planned)))
         if self._job == "plan":
             return self._leave_plan(target, planned, steps)
+        if self._job == "pending":
+            return self._set_pending(event, steps, planned)
         codes: list[int] = [] if steps.run is Spend.NEVER else [planned.decision.exit_code]
         costs: list[float] = []
         if self._job in ("all", "run") and (steps.run is not Spend.NEVER or steps.reconcile):
             if self._job == "run":
                 self._bound(target, planned)
+            else:
+                self._set_pending(event, steps, planned)
             trained, planned, costs = self._train(event, steps, approval, names, planned)
             codes.append(trained)
             if trained == ExitCode.INTERRUPTED and self._job == "all":
@@ -328,6 +343,9 @@ class _Flow:
                 # Such as what a fork's run left: whoever wrote the change wrote these files and their digest too.
                 raise DeniedError(f"`--from`: nothing was to be trained here ({steps.why}), so no results are taken")
             planned, costs = self._take(event, steps, approval, names, planned)
+        if self._args.cancelled:
+            self._interrupted(event, costs)
+            return ExitCode.OK  # of this job, whose part is done
         comparison = self._compare(planned)
         if comparison.gate is GateResult.FAIL:
             codes.append(ExitCode.FINDINGS)
@@ -358,7 +376,45 @@ class _Flow:
         """Keep what was paid for, and say nothing about it: the job was cancelled, or a newer head took its place."""
         self._outputs |= {"verdict": "interrupted", "cost-usd": f"{sum(costs):.4f}"}
         self._tools.results.push(f"Keep what was trained at {(event.head or '')[:12]} until it was cancelled")
+        self._end_pending(event, _CANCELLED)
         return ExitCode.INTERRUPTED
+
+    # What is shown while it trains
+
+    def _set_pending(self, event: Event, steps: Steps, planned: Planned) -> int:
+        """Set the statuses of what is about to be trained, linked to this run: by that it is known when it is over."""
+        if not steps.status or event.head is None:
+            return ExitCode.OK
+        names = [entry.name for entry in planned.decision.experiments if entry.ruling is Ruling.TRAIN]
+        trials = {entry.name: entry.trials for entry in planned.decision.experiments}
+        try:
+            for name in names:
+                text = f"training: {trials[name]} trial{'' if trials[name] == 1 else 's'}"
+                self.forge().set_status(
+                    event.head, context=f"gitops-ml/{name}", state=State.PENDING, text=text, url=self._run_url
+                )
+        except ServiceError as error:
+            self._tools.note(f"the status could not be set to pending: {error}")
+        self._outputs["verdict"] = "training" if names else _word(planned, None, [])
+        return ExitCode.OK
+
+    def _end_pending(self, event: Event, text: str) -> None:
+        """Leave no status pending that this run has set and that nothing will ever answer."""
+        if self._job not in ("all", "publish") or event.head is None or self._run_url is None:
+            return
+        try:
+            for context, standing in self.forge().statuses(event.head).items():
+                ours = standing.state is State.PENDING and standing.url == self._run_url
+                if ours and context.startswith("gitops-ml/"):
+                    self.forge().set_status(
+                        event.head, context=context, state=State.ERROR, text=text, url=self._run_url
+                    )
+        except ServiceError as error:
+            self._tools.note(f"what is pending could not be ended: {error}")
+
+    @property
+    def _run_url(self) -> str | None:
+        return self._context.whole_run_url if self._context else None
 
     # Three jobs
 

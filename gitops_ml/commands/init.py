@@ -117,7 +117,7 @@ jobs:
     if: >-
       github.event_name != 'issue_comment' ||
       (github.event.issue.pull_request && startsWith(github.event.comment.body, '/gitops-ml'))
-    permissions:               # what the three jobs may have at most; each takes less
+    permissions:               # what the jobs may have at most; each takes less
       contents: write          # publish: the ledger branch
       pull-requests: write     # publish: the comment
       statuses: write          # publish: the gate

@@ -377,9 +377,9 @@ def _change(answer: Any) -> Change:
 
 
 def _standing(answer: Any) -> Standing:
-    url = answer.get("target_url")
+    url, state = answer.get("target_url"), field(answer, "state", str)
     return Standing(
-        state=State(field(answer, "state", str)),
+        state=State(state) if state in set(State) else State.PENDING,
         text=str(answer.get("description") or ""),
         url=url if isinstance(url, str) else None,
     )

@@ -419,6 +419,97 @@ def test_ci__on_github__a_writers_run_command_means_the_commit_of_our_lastcommen
     assert not any("canary" in text for text in (done.out, done.err, done.summary, comment.body))
 
 
+def _states(fake: FakeGitHub) -> list[tuple[str, str, str]]:
+    return [(one["context"], one["state"], one["description"]) for one in fake.statuses]
+
+
+def test_ci__on_github__the_status_is_pending_while_it_trains(github):
+    world, head, fake = github
+    _on_github(world, fake, "pull_request", pull_payload(head))
+    fake.statuses.clear()
+    _on_github(world, fake, "issue_comment", comment_payload(f"/gitops-ml run --sha {head}", "rob"))
+
+    assert [state for _, state, _ in _states(fake)] == ["pending", "success"]
+    assert _states(fake)[0] == ("gitops-ml/digits", "pending", "training: 6 trials")
+    assert fake.statuses[0]["target_url"] == f"https://github.example/acme/vision/actions/runs/{1000 + world.runs}"
+
+
+@pytest.fixture
+def split(world: World) -> Iterator[Any]:
+    """The jobs of one run on a change, with the fake GitHub; ``split(*options)`` is one of them."""
+    head, fake = world.push({"experiment.yaml": BETTER}), FakeGitHub()
+    fake.pulls[7].head = head
+    places = {"plan": world.folder / "plan", "raw": world.folder / "raw"}
+
+    def job(*options: str) -> Result:
+        environ = {"GITHUB_API_URL": fake.url, "GITHUB_REPOSITORY": fake.repository, "GITHUB_TOKEN": "ghs_canary0"}
+        words = ("--forge", "github", *(option.format(**places) for option in options))
+        return world.ci("pull_request", pull_payload(head), *words, **environ, GITHUB_RUN_ID="77")
+
+    job.fake, job.head, job.world = fake, head, world
+    with fake.running():
+        yield job
+
+
+def test_ci__pending_job__says_that_it_trains_and_the_last_job_has_the_last_word(split):
+    split("--job", "plan", "--out", "{plan}")
+    assert _states(split.fake) == []
+    pending = split("--job", "pending")
+    assert (pending.code, pending.trained, pending.outputs["verdict"]) == (ExitCode.OK, 0, "training"), pending.err
+    assert _states(split.fake) == [("gitops-ml/digits", "pending", "training: 6 trials")]
+    assert (split.fake.comments, split.world.ledger()) == ([], [])
+
+    run = split("--job", "run", "--plan", "{plan}", "--out", "{raw}")
+    assert len(split.fake.statuses) == 1, "the job that trains sets none"
+    done = split("--job", "publish", "--from", "{raw}", "--digest", run.outputs["digest"])
+    assert [(state, done.code) for _, state, _ in _states(split.fake)][1:] == [("success", ExitCode.OK)]
+
+
+def test_ci__pending_job_with_nothing_to_train__sets_nothing(split):
+    split("--job", "all")
+    split.fake.statuses.clear()
+
+    assert split("--job", "pending").code == ExitCode.OK
+    assert split.fake.statuses == []
+
+
+def test_ci__run_that_was_cancelled__leaves_no_status_pending_and_keeps_what_was_paid(split):
+    split("--job", "plan", "--out", "{plan}")
+    split("--job", "pending")
+    split.fake.statuses.append({**split.fake.statuses[0], "context": "other/ci"})
+    split.fake.statuses.append(
+        {**split.fake.statuses[0], "context": "gitops-ml/foreign", "target_url": "https://x.test"}
+    )
+    run = split("--job", "run", "--plan", "{plan}", "--out", "{raw}")
+    done = split("--job", "publish", "--cancelled", "--from", "{raw}", "--digest", run.outputs["digest"])
+
+    assert (done.code, done.outputs["verdict"]) == (ExitCode.OK, "interrupted"), done.err
+    assert [(context, state) for context, state, _ in _states(split.fake)[3:]] == [("gitops-ml/digits", "error")]
+    assert split.fake.comments == []
+    paths = split.world.ledger()
+    assert len([path for path in paths if path.endswith("record.json")]) == 6
+    assert not any(path.startswith("reports/") for path in paths)
+
+
+def test_ci__outputs_that_are_refused__leave_no_status_pending(split):
+    split("--job", "plan", "--out", "{plan}")
+    split("--job", "pending")
+    split("--job", "run", "--plan", "{plan}", "--out", "{raw}")
+    done = split("--job", "publish", "--from", "{raw}", "--digest", "0" * 64)
+
+    assert done.code == ExitCode.DENIED
+    assert _states(split.fake)[1:] == [("gitops-ml/digits", "error", "ended without a result; the run's log says why")]
+
+
+def test_ci__statuses_that_cannot_be_set__do_not_keep_it_from_training(split):
+    split.fake.tokens["ghs_canary0"].may = frozenset({"push"})
+    done = split("--job", "all")
+
+    assert done.trained == 6
+    assert "the status could not be set to pending" in done.err
+    assert done.outputs["verdict"] == "pass"
+
+
 def test_ci__on_github__head_moved_after_the_plan__trains_nothing(github):
     world, head, fake = github
     _on_github(world, fake, "pull_request", pull_payload(head))

@@ -162,14 +162,19 @@ class _CancelledTools(Tools):
         return self.__dict__.setdefault("impatient", _Impatient(super().backend(name)))
 
 
-def test_ci__job_cancelled_while_it_trains__says_nothing_and_keeps_what_it_cost(tmp_path):
+def test_ci__job_cancelled_while_it_trains__ends_its_status_and_keeps_what_it_cost(tmp_path):
     world = World(tmp_path, {**FILES, "experiment.yaml": SPEC, "train.py": "import time\ntime.sleep(60)\n"})
     head = world.push({"experiment.yaml": BETTER})
     world.tools = _CancelledTools
     done = world.changed(head)
 
     assert (done.code, done.outputs["verdict"]) == (ExitCode.INTERRUPTED, "interrupted"), done.err
-    assert (done.comment, done.statuses) == ("", {})
+    assert done.comment == ""
+    assert done.statuses[head]["gitops-ml/digits"] == {
+        "state": "error",
+        "text": "cancelled before there was a result; push again, or comment /gitops-ml run",
+        "url": "https://github.example/acme/vision/actions/runs/1001",
+    }
     paths = world.ledger()
     assert paths
     assert all(path.startswith("attempts/") for path in paths if path != "README.md"), paths

@@ -147,13 +147,18 @@ def test_workflow__shell__holds_no_expression_and_permissions_begin_with_none(na
         assert "${{" not in step.get("run", "")
 
 
-def test_workflow__three_jobs__only_the_one_that_runs_nothing_may_write():
+def test_workflow__its_jobs__only_those_that_run_nothing_may_write():
     jobs = yaml.safe_load(WORKFLOWS["gitops-ml.yml"])["jobs"]
     writes = {
         name: {scope for scope, may in job["permissions"].items() if may == "write"} for name, job in jobs.items()
     }
 
-    assert writes == {"plan": set(), "run": set(), "publish": {"contents", "pull-requests", "statuses"}}
+    assert writes == {
+        "plan": set(),
+        "pending": {"statuses"},
+        "run": set(),
+        "publish": {"contents", "pull-requests", "statuses"},
+    }
     for job in jobs.values():
         checkout = job["steps"][0]["with"]
         assert checkout["ref"] == "${{ github.event.repository.default_branch }}"
@@ -248,6 +253,11 @@ def test_ci_script__approved_by_environment__only_by_the_word_true(tmp_path):
     assert "--approved-by-environment" not in ran(tmp_path, ACTION_APPROVED="True")
 
 
+def test_ci_script__cancelled__only_by_the_word_true(tmp_path):
+    assert ran(tmp_path, ACTION_CANCELLED="true")[-1] == "--cancelled"
+    assert "--cancelled" not in ran(tmp_path, ACTION_CANCELLED="1")
+
+
 def test_ci_script__all_inputs__are_options_of_the_command(tmp_path):
     values = {"JOB": "publish", "OUT": "o", "PLAN": "p", "FROM": "f", "DIGEST": "0" * 64, "FORGE": "local", "ID": "i"}
     inputs = {f"ACTION_{name}": value for name, value in values.items()}
@@ -262,7 +272,7 @@ def test_ci_script__all_inputs__are_options_of_the_command(tmp_path):
 def test_gitlab_file__its_commands__parse():
     lines = re.findall(r"gitops-ml ((?:ci|validate) [^>&|\n]*)", JOBS)
 
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         words = shlex.split(line.replace('"$@"', "--from gitops-ml-raw --digest 0"))
         parser(words[0]).parse_args(words)
