@@ -293,22 +293,45 @@ def test_keys__wrong_or_expired__are_refused(cloud):
     assert cloud.client("sts").get_caller_identity()["Account"] == "123456789012"
 
 
-def test_policies__enforced__name_the_action(cloud):
-    allowed = ["ec2:Describe*", "ec2:RunInstances", "iam:PassRole"]
-    document = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": allowed, "Resource": "*"}]}
-    cloud.enforce(caller=[document], machine=[])
+def statement(actions: list[str], **condition: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"Effect": "Allow", "Action": actions, "Resource": "*"}
+    return {"Version": "2012-10-17", "Statement": [found | ({"Condition": condition} if condition else {})]}
+
+
+def test_policies__enforced__name_the_action_and_know_tags(cloud):
+    looks = statement(["ec2:Describe*", "iam:PassRole", "s3:GetObject"])
+    own = {"aws:RequestTag/gitops-ml:key": "k" * 64}
+    cloud.enforce(caller=[looks, statement(["ec2:RunInstances"], StringEquals=own)], machine=[])
     ec2 = cloud.client("ec2")
 
     assert ec2.describe_instances()["Reservations"] == []
-    with pytest.raises(botocore.exceptions.ClientError, match="ec2:TerminateInstances"):
-        ec2.terminate_instances(InstanceIds=["i-00000000000000000"])
-    with pytest.raises(botocore.exceptions.ClientError, match="ec2:CreateTags"):
+    with pytest.raises(botocore.exceptions.ClientError, match=r"UnauthorizedOperation.*image/ami-"):
         launch(cloud)
+    cloud.enforce(caller=[looks, statement(["ec2:RunInstances"])], machine=[])
+    with pytest.raises(botocore.exceptions.ClientError, match=r"UnauthorizedOperation.*ec2:CreateTags"):
+        launch(cloud)
+    birth = statement(["ec2:CreateTags"], StringEquals={"ec2:CreateAction": "RunInstances"})
+    end = statement(["ec2:TerminateInstances"], StringEquals={"aws:ResourceTag/gitops-ml:key": "k" * 64})
+    cloud.enforce(caller=[looks, statement(["ec2:RunInstances"]), birth, end], machine=[])
+    ours, foreign = launch(cloud), launch(cloud, TagSpecifications=[])
+    ec2.terminate_instances(InstanceIds=[ours])
+    with pytest.raises(botocore.exceptions.ClientError, match=r"UnauthorizedOperation.*ec2:TerminateInstances"):
+        ec2.terminate_instances(InstanceIds=[foreign])
+
+
+def test_policies__listing_a_prefix_only__missing_objects_are_said_to_be_missing_there_only(cloud):
+    cloud.enforce(
+        caller=[statement(["s3:GetObject"]), statement(["s3:ListBucket"], StringLike={"s3:prefix": "acme/*"})],
+        machine=[],
+    )
+    s3 = cloud.client("s3")
+
+    with pytest.raises(botocore.exceptions.ClientError, match="NoSuchKey"):
+        s3.get_object(Bucket=cloud.bucket, Key="acme/none")
     with pytest.raises(botocore.exceptions.ClientError, match="AccessDenied"):
-        cloud.client("s3").list_objects_v2(Bucket=cloud.bucket)
-    allowed += ["ec2:CreateTags"]
-    cloud.enforce(caller=[document], machine=[])
-    assert launch(cloud)
+        s3.get_object(Bucket=cloud.bucket, Key="other/none")
+    with pytest.raises(botocore.exceptions.ClientError, match=r"AccessDenied.*s3:ListBucket"):
+        s3.list_objects_v2(Bucket=cloud.bucket)
 
 
 def test_contract__unknown_parameter__is_noted(tmp_path):

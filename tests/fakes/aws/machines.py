@@ -12,6 +12,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -104,8 +105,11 @@ class Machine:
             tool = self.folder / "bin" / name
             tool.write_text(_SHUTDOWN)
             tool.chmod(0o755)
-        for name in ("python3", "python3.11"):
-            (self.folder / "bin" / name).symlink_to(self._python)
+        for name in ("python3", f"python3.{sys.version_info.minor}"):
+            # Not a link: through one a virtual environment does not find itself.
+            tool = self.folder / "bin" / name
+            tool.write_text(f'#!/bin/sh\nexec "{self._python}" "$@"\n')
+            tool.chmod(0o755)
         boot = self.folder / "boot"
         boot.write_text(_BOOT)
         os.mkfifo(self.folder / "power")

@@ -18,9 +18,7 @@ from typing import Any
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
 warnings.simplefilter("ignore")
 
-from moto import settings  # noqa: E402
 from moto.backends import get_backend  # noqa: E402
-from moto.iam.access_control import IAMRequestBase  # noqa: E402
 from moto.moto_server.werkzeug_app import (  # noqa: E402
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -30,12 +28,10 @@ from werkzeug.serving import make_server  # noqa: E402
 
 from tests.fakes.aws import wire  # noqa: E402
 from tests.fakes.aws.machines import spaces  # noqa: E402
-from tests.fakes.aws.services import Services, unauthorized, user, wanted  # noqa: E402
+from tests.fakes.aws.policies import authorize  # noqa: E402
+from tests.fakes.aws.services import Services, role_of, wanted  # noqa: E402
 from tests.fakes.aws.wire import RefusedError, Request  # noqa: E402
-from tests.fakes.aws.world import ACCOUNT, BUCKET, ROLE, World  # noqa: E402
-
-# The gate has looked at the signature, and may have rewritten what was signed.
-IAMRequestBase.check_signature = lambda self: None  # type: ignore[method-assign]
+from tests.fakes.aws.world import ACCOUNT, BUCKET, World  # noqa: E402
 
 
 class Gate:
@@ -189,6 +185,8 @@ class Gate:
     def _answered(
         self, world: World, request: Request, environ: dict[str, Any], call: dict[str, Any]
     ) -> tuple[int, dict[str, str], bytes]:
+        profile = request.parameters.get("IamInstanceProfile", {})
+        authorize(world, request, call["who"], role=role_of(profile) if request.action == "RunInstances" else None)
         own = self._services.answers.get((request.service, request.action))
         if request.service == "s3":
             owner = request.headers.get("x-amz-expected-bucket-owner")
@@ -211,8 +209,6 @@ class Gate:
             chunks.close()  # type: ignore[attr-defined]
         status, headers = got[-1]
         number = int(status.split()[0])
-        if request.service == "ec2" and number == 403 and b"<Code>AccessDenied</Code>" in out:
-            raise RefusedError("UnauthorizedOperation", unauthorized(user(request), f"ec2:{request.action}"), 403)
         return number, dict(headers), out
 
     # What a test says.
@@ -332,16 +328,7 @@ class Gate:
 
     def do_enforce(self, caller: list[Any], machine: list[Any]) -> None:
         with self.lock:
-            iam = get_backend("iam")[ACCOUNT]["aws"]
-            for name in list(iam.list_user_policies("caller")):
-                iam.delete_user_policy("caller", name)
-            for name in list(iam.list_role_policies(ROLE)):
-                iam.delete_role_policy(ROLE, name)
-            for number, document in enumerate(caller):
-                iam.put_user_policy("caller", f"policy-{number}", json.dumps(document))
-            for number, document in enumerate(machine):
-                iam.put_role_policy(ROLE, f"policy-{number}", json.dumps(document))
-            settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
+            self._now.policies = {"caller": caller, "machine": machine}
 
     def do_settings(self, quotas: dict[str, float], prices: dict[str, float]) -> None:
         with self.lock:

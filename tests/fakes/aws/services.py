@@ -12,14 +12,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
-from moto import settings
 from moto.backends import get_backend
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
-from moto.iam.access_control import IAMPolicy, PermissionResult
 
 from tests.fakes.aws.machines import Machine
 from tests.fakes.aws.wire import RefusedError, Request
-from tests.fakes.aws.world import ACCOUNT, ROLE, World
+from tests.fakes.aws.world import ACCOUNT, World
 
 if TYPE_CHECKING:
     from tests.fakes.aws.server import Gate
@@ -60,11 +58,10 @@ class Services:
         if call["subnet"] and call["zone"] is None:
             raise RefusedError("InvalidSubnetID.NotFound", f"The subnet ID '{call['subnet']}' does not exist")
         profile = asked.get("IamInstanceProfile", {})
-        if profile and not _role(profile):
+        if profile and not role_of(profile):
             field, value = next(iter(profile.items()))
             text = f"Value ({value}) for parameter iamInstanceProfile.{field.lower()} is invalid."
             raise RefusedError("InvalidParameterValue", f"{text} Invalid IAM Instance Profile name")
-        _may_launch(world, request)
         if asked.get("DryRun"):
             return self._gate.asked_moto(request, environ)
         if call["zone"] and asked["InstanceType"] not in _types_in(request.region, call["zone"]):
@@ -103,6 +100,7 @@ class Services:
                 "parameters": call["parameters"],
                 "user_data": base64.b64encode(data).decode(),
                 "spot_request": f"sir-{secrets.token_hex(4)}" if spot else None,
+                "spot_tags": _tags(asked, "spot-instances-request"),
                 "launched_at": time.time(),
                 "ended_at": None,
                 "shutdown": asked.get("InstanceInitiatedShutdownBehavior", "stop"),
@@ -125,7 +123,7 @@ class Services:
     def _boot(self, world: World, identity: str, data: bytes, asked: Mapping[str, Any]) -> None:
         about = world.launched[identity]
         instance = world.instance(identity)
-        role = _role(asked.get("IamInstanceProfile", {}))
+        role = role_of(asked.get("IamInstanceProfile", {}))
 
         def credentials() -> Mapping[str, str] | None:
             with self._gate.lock:
@@ -245,7 +243,7 @@ class Services:
                 "spot-instance-request-id": row,
                 "status-code": "fulfilled" if live else "instance-terminated-by-user",
             }
-            tags = _tags(about["parameters"], "spot-instances-request")
+            tags = about["spot_tags"]
             if all(_passes(each, facts, tags) for each in request.parameters.get("Filters", [])):
                 shown = "".join(f"<item><key>{k}</key><value>{v}</value></item>" for k, v in tags.items())
                 rows.append(
@@ -273,10 +271,9 @@ class Services:
 
     def image_parameter(self, world: World, request: Request, environ: dict[str, Any], call: dict[str, Any]) -> _Answer:
         name = request.parameters["Name"]
-        if not name.startswith("/aws/service/deeplearning/ami/x86_64/"):
+        if not name.startswith(("/aws/service/deeplearning/ami/x86_64/", "/aws/service/canonical/ubuntu/server/")):
             return self._gate.asked_moto(request, environ)
-        _may(world, request, "ssm:GetParameter", f"arn:aws:ssm:{request.region}::parameter{name}")
-        if not name.endswith("/latest/ami-id"):
+        if not name.endswith("/ami-id"):
             raise RefusedError("ParameterNotFound", "")
         value = world.images[request.region]
         shown = {"Name": name, "Type": "String", "Value": value, "Version": 7, "DataType": "aws:ec2:image"}
@@ -284,7 +281,6 @@ class Services:
 
     def quota(self, world: World, request: Request, environ: dict[str, Any], call: dict[str, Any]) -> _Answer:
         code = request.parameters["QuotaCode"]
-        _may(world, request, "servicequotas:GetServiceQuota", "*")
         return _json(
             {
                 "Quota": {
@@ -300,7 +296,6 @@ class Services:
         )
 
     def products(self, world: World, request: Request, environ: dict[str, Any], call: dict[str, Any]) -> _Answer:
-        _may(world, request, "pricing:GetProducts", "*")
         wanted = {each["Field"]: each["Value"] for each in request.parameters.get("Filters", [])}
         kind = wanted.get("instanceType", "")
         if kind not in world.prices:
@@ -363,7 +358,7 @@ def _offered(region: str, kind: str, place: str) -> frozenset[str]:
     return _KNOWN[kind, place]
 
 
-def _role(profile: Mapping[str, str]) -> str | None:
+def role_of(profile: Mapping[str, str]) -> str | None:
     """Return the name of the role in an instance profile, given by name or ARN."""
     name = profile.get("Name") or profile.get("Arn", "").rpartition("/")[2]
     for known in get_backend("iam")[ACCOUNT]["aws"].instance_profiles.values():
@@ -396,54 +391,6 @@ def _grant(world: World, identity: str, role: str, region: str) -> dict[str, str
         }
         world.keys[assumed.access_key_id] = (assumed.secret_access_key, identity, assumed.session_token)
     return granted
-
-
-def user(request: Request) -> str:
-    signed = request.signature
-    return signed["key"] if signed else "nobody"
-
-
-def _policies(world: World, request: Request) -> list[Any] | None:
-    """Return the caller's policies; None: nothing is enforced."""
-    signed = request.signature
-    if settings.INITIAL_NO_AUTH_ACTION_COUNT != 0 or signed is None:
-        return None
-    iam = get_backend("iam")[ACCOUNT]["aws"]
-    who = world.keys[signed["key"]][1]
-    if who == "caller":
-        return [iam.get_user_policy("caller", name)["policy_document"] for name in iam.list_user_policies("caller")]
-    return [iam.get_role_policy(ROLE, name)[1] for name in iam.list_role_policies(ROLE)]
-
-
-def _may(world: World, request: Request, action: str, resource: str) -> None:
-    """Raise ``RefusedError`` unless the caller's policies allow it."""
-    policies = _policies(world, request)
-    if policies is None:
-        return
-    for document in policies:
-        if IAMPolicy(document).is_action_permitted(action, resource) == PermissionResult.PERMITTED:
-            return
-    code = "UnauthorizedOperation" if request.service == "ec2" else "AccessDeniedException"
-    raise RefusedError(code, unauthorized(user(request), action, resource), 403 if request.service == "ec2" else 400)
-
-
-def _may_launch(world: World, request: Request) -> None:
-    asked = request.parameters
-    region, place = request.region, f"arn:aws:ec2:{request.region}:{ACCOUNT}"
-    for resource in (f"{place}:instance/*", f"arn:aws:ec2:{region}::image/{asked['ImageId']}"):
-        _may(world, request, "ec2:RunInstances", resource)
-    for each in asked.get("TagSpecifications", []):
-        _may(world, request, "ec2:CreateTags", f"{place}:{each['ResourceType']}/*")
-    if role := _role(asked.get("IamInstanceProfile", {})):
-        _may(world, request, "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/{role}")
-
-
-def unauthorized(who: str, action: str, resource: str = "") -> str:
-    on = f" on resource: {resource}" if resource else ""
-    return (
-        f"You are not authorized to perform this operation. User: arn:aws:iam::{ACCOUNT}:user/{who} is not authorized "
-        f"to perform: {action}{on} because no identity-based policy allows the {action} action"
-    )
 
 
 def _without_spot_tags(request: Request) -> bytes:

@@ -2,14 +2,12 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moto import settings
 from moto.backends import get_backend
-from moto.core.authorization import ActionAuthenticatorMixin
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instances import StateReason
 
@@ -46,6 +44,8 @@ class World:
         self.granted: dict[str, dict[str, str]] = {}
         self.quotas: dict[str, float] = {}
         self.prices: dict[str, float] = {}
+        self.policies: Mapping[str, Sequence[Any]] | None = None
+        """Of ``caller`` and ``machine``; None: everybody may everything."""
         self.lingering = False
         self.images: dict[str, str] = {}
         self._found()
@@ -54,8 +54,6 @@ class World:
         """Make what the account has from the start: bucket, user, role, images."""
         for service in ("ec2", "iam", "s3", "ssm", "sts"):
             get_backend(service).reset()
-        settings.INITIAL_NO_AUTH_ACTION_COUNT = float("inf")
-        ActionAuthenticatorMixin.request_count = 0
         get_backend("s3")[ACCOUNT]["aws"].create_bucket(BUCKET, "us-east-1")
         iam = get_backend("iam")[ACCOUNT]["aws"]
         iam.create_user("us-east-1", "caller")
@@ -94,6 +92,17 @@ class World:
 
     def instance(self, identity: str) -> Any:
         return self.ec2(self.launched[identity]["region"]).get_instance(identity)
+
+    def has(self, bucket: str, key: str) -> bool:
+        found = get_backend("s3")[ACCOUNT]["aws"].buckets.get(bucket)
+        return found is not None and type(found.keys.get(key)).__name__ == "FakeKey"
+
+    def tags_of(self, region: str, identity: str) -> Mapping[str, str]:
+        """Return the tags of something in EC2; none: it is not there."""
+        for about in self.launched.values():
+            if about["spot_request"] == identity:
+                return about["spot_tags"]
+        return {tag["key"]: tag["value"] for tag in self.ec2(region).describe_tags({"resource-id": [identity]})}
 
     def end(self, identity: str, code: str, message: str) -> None:
         """The instance is no more, for this reason."""
