@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import date
 
-from gitops_ml import stats
+from gitops_ml import ranks, stats
 from gitops_ml.acceptance import Acknowledgement
 from gitops_ml.spec import CompareRule, Gate, Goal, Missing, Track
 from gitops_ml.values import dataclass
@@ -19,6 +19,8 @@ PAIRS_MIN = 3
 """Common seeds from which on the differences per seed are tested."""
 PERMUTATION_MAX = 5
 """Runs per side up to which all splits are counted."""
+RANKS_MIN = 10
+"""Runs per side, or pairs, from which on ranks are looked at too."""
 
 
 class Verdict(enum.StrEnum):
@@ -106,6 +108,10 @@ class MetricComparison:
     """One-sided, in the direction of the difference that was found."""
     p_adjusted: float | None = None
     p_permutation: float | None = None
+    p_rank: float | None = None
+    """Of the rank test for many runs: Wilcoxon's for pairs, else Mann and Whitney's. Information, as the one above."""
+    probability_better: float | None = None
+    """How often a run of head is better than one of the baseline, for pairs than its own; a tie counts half."""
     seeds_needed: int | None = None
     """About how many more seeds per side would settle an inconclusive verdict; None: not known."""
     reasons: tuple[str, ...] = ()
@@ -216,6 +222,8 @@ class _Finding:
     p_above: float | None = None
     permutation: float | None = None
     """Exact p in the direction of the improvement."""
+    rank: float | None = None
+    probability_better: float | None = None
     noise_sd: float | None = None
     reasons: tuple[str, ...] = ()
 
@@ -267,6 +275,8 @@ def _tested(plain: MetricComparison, setting: Setting) -> MetricComparison:
         noise_sd=found.noise_sd,
         p_value=found.p_below if downward else found.p_above,
         p_permutation=found.permutation,
+        p_rank=found.rank,
+        probability_better=None if track.goal is Goal.NONE else found.probability_better,
         reasons=reasons,
     )
 
@@ -298,6 +308,9 @@ def _finding(
         return _from_test(found, None, (reason,))
     if few >= 2:
         found = stats.welch_t(h, b, confidence)
+        if few >= RANKS_MIN:
+            rank = ranks.mann_whitney_p(*((h, b) if found.difference < 0 else (b, h)))
+            return dataclasses.replace(_from_test(found), rank=rank, probability_better=ranks.superiority(h, b))
         if many > PERMUTATION_MAX:
             return _from_test(found)
         return _from_test(found, stats.permutation_p(*((h, b) if found.difference < 0 else (b, h))))
@@ -346,9 +359,12 @@ def _paired(head: Sequence[float], base: Sequence[float], confidence: float) -> 
     if not spread > 1e-12 * largest:
         return None
     found = stats.paired_t(head, base, confidence)
-    if len(head) > 2 * PERMUTATION_MAX:
-        return _from_test(found)
-    return _from_test(found, stats.sign_flip_p(*((head, base) if found.difference < 0 else (base, head))))
+    downward = (head, base) if found.difference < 0 else (base, head)
+    finding = _from_test(found, stats.sign_flip_p(*downward) if len(head) <= 2 * PERMUTATION_MAX else None)
+    if len(head) < RANKS_MIN:
+        return finding
+    rank = ranks.signed_rank_p(*downward)
+    return dataclasses.replace(finding, rank=rank, probability_better=ranks.pairs_above(head, base))
 
 
 def _exact(improvement: float, reason: str = "") -> _Finding:

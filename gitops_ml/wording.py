@@ -389,7 +389,7 @@ def how_tested(metric: MetricComparison, *, brief: bool = False) -> str:
     """Return how the verdict was reached: method, runs, p values, seeds that would settle it.
 
     Args:
-        brief: without the permutation's p value, which three seeds keep above 0.1 whatever they say.
+        brief: the deciding p values alone; three seeds keep the permutation's above 0.1 whatever they say.
     """
     parts = [runs(metric)] if metric.method == "not tested" else [clean(metric.method, 40), runs(metric)]
     if metric.p_value is not None:
@@ -398,6 +398,11 @@ def how_tested(metric: MetricComparison, *, brief: bool = False) -> str:
         parts.append(f"{metric.p_adjusted:.2g} adjusted")
     if metric.p_permutation is not None and not brief:
         parts.append(f"{metric.p_permutation:.2g} by permutation")
+    if metric.p_rank is not None and not brief:
+        parts.append(f"{metric.p_rank:.2g} by ranks")
+    if metric.probability_better is not None and not brief:
+        share = f"{100 * metric.probability_better:.0f} %"
+        parts.append(f"better on {share} of the seeds" if metric.method == "paired t" else f"P(better) = {share}")
     if metric.seeds_needed:
         parts.append(f"about {count(metric.seeds_needed, 'more seed')} per side would settle it")
     return ", ".join(part for part in parts if part) or NOTHING

@@ -2,7 +2,8 @@
 
 Needs nothing. Recognised by the suffix ``.jsonl`` or ``.ndjson``, or by its content: Detectron2 writes such lines
 into ``metrics.json``. The step is ``step``, ``global_step``, ``iteration`` or ``epoch``, whichever stands in every
-line; else lines are counted. A line need not have every name. A last line that was cut off is reported and the
+line; else lines are counted. A line need not have every name; ``null`` is a missing
+value, but reported where a name has nothing else from some line on. A last line that was cut off is reported and the
 lines before it are used.
 
     metrics: {read: [out/log.jsonl]}

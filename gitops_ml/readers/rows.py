@@ -1,13 +1,14 @@
 """Rows of names and values, such as lines of JSON: each name becomes a series over the rows' steps."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gitops_ml.readers.base import UnreadableError
 from gitops_ml.readers.findings import MAX_NAMES, STEP_NAMES, TIME_NAMES, Findings, describe, epoch_seconds, number
 
 _BATCH = 4096
+ENDED = "{}, as many programs write a value that is not a number"
 
 
 def add_rows(findings: Findings, rows: Iterable[tuple[int, dict[str, Any]]], word: str) -> None:
@@ -32,6 +33,35 @@ def add_rows(findings: Findings, rows: Iterable[tuple[int, dict[str, Any]]], wor
         count += len(batch)
     add_columns(findings, columns, count)
     _report_skipped(findings, skipped, columns)
+    nulls = {name: first for name, (times, what, first) in skipped.items() if what == "empty"}
+    for name in ended({name: rows for name, (rows, _) in columns.items()}, count, among=nulls):
+        findings.problem(name, ENDED.format(f"is null from {nulls[name]} on"))
+
+
+def ended(columns: Mapping[str, Sequence[int]], count: int, *, among: Iterable[str]) -> Iterator[str]:
+    """Yield the columns that lack a value from some row on though the training went on: most likely it diverged.
+
+    Such a column has a number in every row before. Rows of another kind do not count, which hold numbers of columns
+    that the rows before do not have: a last row with the scores on the test set leaves all others empty.
+
+    Args:
+        columns: the rows that hold a number, ascending, by column; axes that count or time the rows are left out.
+        count: how many rows there are.
+        among: the columns to look at.
+    """
+    axes = {*STEP_NAMES, *TIME_NAMES}
+    metrics = {name: rows for name, rows in columns.items() if rows and name not in axes}
+    unexplained: dict[int, bool] = {}
+    for name in among:
+        rows = metrics.get(name, ())
+        end = len(rows)
+        if not 0 < end < count or rows[-1] != end - 1:
+            continue
+        if end not in unexplained:
+            of_another_kind = {row for others in metrics.values() if others[0] >= end for row in others}
+            unexplained[end] = any(row not in of_another_kind for row in range(end, count))
+        if unexplained[end]:
+            yield name
 
 
 def _add_alike(columns: dict[str, tuple[list[int], list[float]]], rows: list[dict[str, Any]], first: int) -> bool:

@@ -2,9 +2,10 @@
 
 Needs nothing. The delimiter is found out (comma, semicolon, tab or ``|``). The step is the column ``step``,
 ``global_step``, ``iteration`` or ``epoch``; else rows are counted. Empty cells, ``NA`` and ``null`` are missing
-values; ``nan`` and ``inf`` are values and are reported. A table of two columns ``metric`` (or ``name``) and
-``value`` gives final values. A name that heads two columns gives no value at all, because nobody can say which of
-the two was meant. A row of another length than the header is reported and not used.
+values, but a column that is full up to some row and empty from there on is reported, because many programs write a
+value that is not a number so; ``nan`` and ``inf`` are values and are reported. A table of two columns ``metric`` (or
+``name``) and ``value`` gives final values. A name that heads two columns gives no value at all, because nobody can say
+which of the two was meant. A row of another length than the header is reported and not used.
 
     metrics: {read: [out/history.csv]}
 """
@@ -21,6 +22,7 @@ from typing import TextIO
 from gitops_ml.readers import text
 from gitops_ml.readers.base import Reader, UnreadableError
 from gitops_ml.readers.findings import MAX_NAMES, STEP_NAMES, TIME_NAMES, Findings, epoch_seconds, not_finite
+from gitops_ml.readers.rows import ENDED, ended
 from gitops_ml.records import Reading
 
 DELIMITERS = ",;\t|"
@@ -260,6 +262,10 @@ def _add(
         else:
             here = times and tuple(times[row] for row in rows)
             findings.series(name, tuple(steps[row] for row in rows), column.values, here)
+    filled = {name: range(count) if column.rows is None else column.rows for name, column in sound.items()}
+    holed = [name for name, column in sound.items() if column.rows is not None and not column.text]
+    for name in ended(filled, count, among=holed):
+        findings.problem(name, ENDED.format(f"is empty from row {len(sound[name].values) + 1} on"))
 
 
 def _unique(findings: Findings, columns: list[_Column]) -> Iterator[_Column]:

@@ -203,6 +203,24 @@ def test_summary_value__text_among_its_numbers__is_invalid(name: str, tmp_path: 
     assert summary_value(Track(name="loss"), metrics) == 0.2
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("m.csv", "step,loss,acc\n0,2,0.1\n1,,0.2\n"),
+        ("m.jsonl", '{"step": 0, "loss": 2, "acc": 0.1}\n{"step": 1, "loss": null, "acc": 0.2}\n'),
+    ],
+)
+def test_summary_value__no_value_to_the_end__is_invalid(file: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(content)
+    _, written, problems = merge(read_outputs(tmp_path, [Read(path=file)]), {"loss"})
+    metrics = Metrics(record(series=written, problems=problems))
+    found = summary_value(Track(name="loss"), metrics)
+
+    assert isinstance(found, Unusable)
+    assert found.invalid
+    assert summary_value(Track(name="acc"), metrics) == 0.2
+
+
 def test_summary_value__steps_go_back_after_a_restart__counts(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("step,acc\n0,0.7\n1,0.8\n1,0.9\n0,0.6\n1,0.95\n")
     _, written, problems = merge(read_outputs(tmp_path, [Read(path="m.csv")]))

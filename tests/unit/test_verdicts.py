@@ -16,6 +16,7 @@ from gitops_ml.diagnostics import Position
 from gitops_ml.spec import CompareRule, Gate, Goal, Missing, Tolerance, Track
 from gitops_ml.stats import Noise
 from gitops_ml.verdicts import GateResult, MetricComparison, Sample, Setting, Side, Verdict, judge
+from gitops_ml.wording import how_tested
 
 TRACK = Track(name="acc", goal=Goal.MAXIMIZE, gate=Gate.FAIL, tolerance=Tolerance(absolute=0.01))
 SETTING = Setting(rule=CompareRule())
@@ -132,6 +133,34 @@ def test_judge__one_run_per_side__never_worse(drop: float) -> None:
 
 def test_judge__one_run_per_side_within_tolerance__is_same() -> None:
     assert verdict([0.9], [0.895]).verdict is Verdict.SAME
+
+
+def test_judge__ten_pairs__ranks_are_information() -> None:
+    base = [0.90 + 0.001 * seed for seed in range(10)]
+    found = verdict(base, [value + 0.01 + 0.0001 * seed**2 for seed, value in enumerate(base)])
+
+    assert (found.method, found.verdict) == ("paired t", Verdict.BETTER)
+    assert (found.p_rank, found.probability_better) == (1 / 2**10, 1.0)
+    assert how_tested(found).endswith(", 0.00098 by permutation, 0.00098 by ranks, better on 100 % of the seeds")
+
+
+def test_judge__ten_runs_per_side_on_other_seeds__ranks_are_information() -> None:
+    base = [0.90 + 0.001 * seed for seed in range(10)]
+    head = [0.8925 + 0.001 * seed for seed in range(10)]
+    found = verdict(base, head, dataclasses.replace(TRACK, goal=Goal.MINIMIZE), head_seed=50)
+
+    wanted = scipy.stats.mannwhitneyu(head, base, alternative="less", method="exact")
+    assert found.method == "Welch t"
+    assert found.p_rank == pytest.approx(wanted.pvalue, abs=1e-10)
+    assert found.probability_better == pytest.approx(1 - wanted.statistic / 100)
+    assert ", P(better) = 97 %" in how_tested(found)
+
+
+def test_judge__nine_pairs__no_ranks() -> None:
+    base = [0.90 + 0.001 * seed**2 for seed in range(9)]
+    found = verdict(base, base[::-1])
+
+    assert (found.p_rank, found.probability_better) == (None, None)
 
 
 def test_judge__one_run_per_side_with_pooled_noise__is_tested() -> None:

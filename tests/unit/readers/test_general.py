@@ -279,6 +279,51 @@ def test_csv__utf16_and_nul__survived(tmp_path):
     assert read(CsvReader(), tmp_path, b"step,loss\n0,\x00\n").ignored == ("loss (text)",)
 
 
+@pytest.mark.parametrize("hole", ["", "NA", "null"])
+def test_csv__column_that_ends_before_the_others__is_reported(tmp_path, hole):
+    reading = read(CsvReader(), tmp_path, f"step,loss,acc\n0,2,0.1\n1,1,0.2\n2,{hole},0.1\n3,{hole},0.1\n")
+
+    assert curves(reading)["loss"] == [(0, 2), (1, 1)]
+    assert said(reading) == ["loss: is empty from row 3 on, as many programs write a value that is not a number"]
+
+
+def test_csv__only_metric_ends_before_its_steps__is_reported(tmp_path):
+    reading = read(CsvReader(), tmp_path, "step,loss\n0,2\n1,\n")
+
+    assert said(reading) == ["loss: is empty from row 2 on, as many programs write a value that is not a number"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "epoch,step,train,val\n0,0,2,\n0,1,1,\n0,1,,0.5\n",  # the scores at the end stand in a row of their own
+        "step,train,val\n0,2,0.5\n1,1,\n2,0.9,0.6\n3,0.8,\n",  # every second step
+        "step,train,val\n0,,0.5\n1,2,\n",
+    ],
+)
+def test_csv__rows_of_several_kinds__are_read_without_a_word(tmp_path, content):
+    assert said(read(CsvReader(), tmp_path, content)) == []
+
+
+def test_jsonl__null_to_the_end__is_reported(tmp_path):
+    reading = read(JsonlReader(), tmp_path, '{"step": 1, "loss": 3}\n\n{"step": 2, "loss": null}\n')
+
+    assert curves(reading) == {"loss": [(1, 3)]}
+    assert said(reading) == ["loss: is null from line 3 on, as many programs write a value that is not a number"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"step": 1, "loss": 3, "test": null}\n{"step": 2, "loss": null, "test": 0.9}\n',
+        '{"step": 1, "loss": 3}\n{"step": 2, "loss": null}\n{"step": 3, "loss": 1}\n',
+        '{"step": 1, "loss": 3}\n{"step": 2}\n',
+    ],
+)
+def test_jsonl__null_between_or_in_rows_of_another_kind__is_a_missing_value(tmp_path, content):
+    assert said(read(JsonlReader(), tmp_path, content)) == []
+
+
 def test_tsv__tabs__read(tmp_path):
     assert curves(read(TsvReader(), tmp_path, "step\ta,b\n0\t2\n")) == {"a,b": [(0, 2)]}
 
