@@ -73,7 +73,7 @@ def lines(checks: Sequence[Check]) -> Iterator[str]:
         found = wording.clean(check.found, 400)
         yield f"{_MARKS[check.ok]:4}  {check.subject.ljust(width)}  {found}".rstrip()
         if check.ok is not True and check.fix:
-            yield f"      -> {wording.clean(check.fix, 600)}"
+            yield f"      -> {wording.clean(check.fix, 2000)}"
 
 
 def _checks(part: str, ask: Callable[[], Iterator[Check]]) -> list[Check]:

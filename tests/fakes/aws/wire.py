@@ -165,7 +165,12 @@ def _from_rest(request: Request) -> None:
             request.parameters["IfNoneMatch"] = request.headers["if-none-match"]
     elif method == "GET":
         sub = next((name for name in asked if not asked[name]), "")
-        named = {"location": "GetBucketLocation", "versioning": "GetBucketVersioning", "versions": "ListObjectVersions"}
+        named = {
+            "location": "GetBucketLocation",
+            "publicAccessBlock": "GetPublicAccessBlock",
+            "versioning": "GetBucketVersioning",
+            "versions": "ListObjectVersions",
+        }
         request.action = named.get(sub) or ("ListObjectsV2" if asked.get("list-type") == "2" else f"GetBucket {sub}")
         if "prefix" in asked:
             request.parameters["Prefix"] = asked["prefix"]
