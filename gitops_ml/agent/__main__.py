@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gitops_ml.agent import data, environment, machine, outputs
+from gitops_ml.agent.causes import Causes
 from gitops_ml.agent.environment import EnvironmentFailure
-from gitops_ml.agent.files import write_json
+from gitops_ml.agent.files import disk_is_full, write_json
 from gitops_ml.agent.log import Log
 from gitops_ml.agent.orders import Hole, Orders, OrdersError, from_json
 from gitops_ml.agent.processes import Ending, Limits, Stop, StoppedError, become_subreaper, run, seconds
@@ -42,14 +43,25 @@ def main(argv: Sequence[str]) -> int:
     except StoppedError as stopped:
         ending = stopped.ending
     except (BundleError, OrdersError, EnvironmentFailure, DatasetError) as error:
-        ending = Ending(outcome="failed", reason=str(error))
+        cause = next(word for kind, word in _CAUSES.items() if isinstance(error, kind))
+        ending = Ending(outcome="failed", reason=str(error), cause=cause)
         log.say(str(error))
     except Exception as error:  # noqa: BLE001 the result must say that we broke; the traceback is in the log
-        ending = Ending(outcome="failed", reason=f"the agent broke ({type(error).__name__}: {error}); see the log")
+        if isinstance(error, OSError) and disk_is_full(error):
+            ending = Ending(outcome="failed", reason=f"the disk is full ({error})", cause="disk_full")
+        else:
+            reason = f"the agent broke ({type(error).__name__}: {error}); see the log"
+            ending = Ending(outcome="failed", reason=reason, cause="agent")
         log.say(traceback.format_exc())
+    attempt.make_room()
     log.close()
     attempt.finish(ending)
     return 0 if ending.outcome == "succeeded" else 4
+
+
+_CAUSES = {BundleError: "bundle", OrdersError: "orders", EnvironmentFailure: "environment", DatasetError: "data"}
+_BALLAST_BYTES = 2**20
+"""Kept free on the disk, so that a training that fills it cannot keep us from saying so."""
 
 
 class _Attempt:
@@ -68,6 +80,9 @@ class _Attempt:
         self._shown: tuple[str, str] = ("", "")
         self._gpus = machine.Gpus(args.gpu_locks or folder, json.loads(args.gpus))
         self._files: list[dict[str, Any]] = []
+        self._causes = Causes(folder)
+        self._ballast = folder / "ballast"
+        self._ballast.write_bytes(bytes(_BALLAST_BYTES))
 
     def carry_out(self) -> Ending:
         """Do all that the orders say, up to the result."""
@@ -109,10 +124,12 @@ class _Attempt:
             ),
             beat=lambda: self.beat("running"),
         )
+        ending = self._causes.explained(ending, self._log.newest)
+        self.make_room()
         self.beat("collecting")
         if ending.outcome == "succeeded" and not outputs.has_metrics(workdir, orders):
             reason = f"wrote no metrics: no file matches {', '.join(orders.metrics)}"
-            ending = Ending(outcome="failed", reason=reason, exit_code=0)
+            ending = Ending(outcome="failed", reason=reason, exit_code=0, cause="no_metrics")
             self._log.say(reason)
         top = f"code/{orders.workdir}/" if orders.workdir != "." else "code/"
         before = {name.removeprefix(top) for name in paths if name.startswith(top)}
@@ -130,17 +147,23 @@ class _Attempt:
         if shown[0] == self._shown[0] and now - self._beat_at < (0.5 if shown != self._shown else 10):
             return
         self._shown, self._beat_at = shown, now
-        write_json(
-            self._folder / "status.json",
-            {
-                "state": state,
-                "pid": os.getpid(),
-                "started_at": self._started,
-                "training_started_at": self._trained_from,
-                "beat_at": time.time(),
-                "progress": shown[1],
-            },
-        )
+        status = {
+            "state": state,
+            "pid": os.getpid(),
+            "started_at": self._started,
+            "training_started_at": self._trained_from,
+            "beat_at": time.time(),
+            "progress": shown[1],
+        }
+        try:
+            write_json(self._folder / "status.json", status)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+
+    def make_room(self) -> None:
+        """Give back what was kept free for the end."""
+        self._ballast.unlink(missing_ok=True)
 
     def finish(self, ending: Ending) -> None:
         """Write the result, last and whole."""
@@ -150,6 +173,7 @@ class _Attempt:
             {
                 "outcome": ending.outcome,
                 "reason": ending.reason,
+                "cause": ending.cause,
                 "exit_code": ending.exit_code,
                 "started_at": self._started,
                 "training_started_at": self._trained_from,
@@ -175,7 +199,7 @@ class _Attempt:
             if until is not None and time.monotonic() >= until:
                 gpus = f"{orders.gpus} GPU{'s' if orders.gpus > 1 else ''}"
                 reason = f"waited longer than max_wait ({seconds(orders.max_wait_s or 0)}) for {gpus}"
-                raise StoppedError(Ending(outcome="timed_out", reason=reason))
+                raise StoppedError(Ending(outcome="timed_out", reason=reason, cause="max_wait"))
             self._stop.wait(seconds_)
 
         self._gpus.acquire(orders.gpus, wait)

@@ -16,7 +16,7 @@ from pathlib import Path
 from gitops_ml.agent import objects
 from gitops_ml.storage.base import Storage
 
-_OURS = ("__init__.py", "agent", "storage", "datasets", "aws.py", "errors.py", "globs.py")
+_OURS = ("__init__.py", "agent", "storage", "datasets", "aws.py", "errors.py", "globs.py", "pins.py")
 _THEIRS = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 _SERVICES = ("s3", "ssm", "sts")
 _DATA = ("_retry.json", "endpoints.json", "partitions.json", "sdk-default-configuration.json")

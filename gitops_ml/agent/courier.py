@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 from gitops_ml import aws
 from gitops_ml.agent import machine, objects, parameters
+from gitops_ml.agent.causes import Causes
 from gitops_ml.agent.checkpoints import Checkpoints
 from gitops_ml.agent.environment import for_installer, passed_on
 from gitops_ml.agent.files import read_json
@@ -134,6 +135,11 @@ def _work_folder(environ: Mapping[str, str]) -> Path:
     return Path(tempfile.mkdtemp(prefix="gitops-ml-", dir=place))
 
 
+def _cloud(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what leads the agent, though not the training, to data in S3: where it is asked for, and as whom."""
+    return {name: value for name, value in environ.items() if name.startswith("AWS_")}
+
+
 class Courier:
     """One attempt on this machine."""
 
@@ -150,6 +156,7 @@ class Courier:
         self._checkpoints = Checkpoints(storage, key, number, self._saved)
         self._pieces = LogPieces(storage, key, number, self._folder / "log.txt")
         self._gpus = GpuWatch(around.environ)
+        self._causes = Causes(self._folder)
         self._phase = "fetch"
         self._beats = 0
         self._machine: dict[str, str] = {}
@@ -267,6 +274,7 @@ class Courier:
                 env={
                     **passed_on(environ),
                     **for_installer(environ),
+                    **_cloud(environ),
                     "PYTHONPATH": os.pathsep.join(filter(None, (sys.path[0], environ.get("PYTHONPATH")))),
                     "PYTHONUTF8": "1",
                 },
@@ -310,8 +318,10 @@ class Courier:
             words = (
                 redacted(said[-1][:300], self._secrets.values()).decode(errors="replace") if said else "it was killed"
             )
-            return self._ending or Ending(outcome="lost", reason=f"the agent ended without a result ({words})")
-        found = Ending(outcome=result["outcome"], reason=result["reason"], exit_code=result["exit_code"])
+            found = Ending(outcome="failed", reason=f"the agent ended without a result ({words})")
+            found = self._causes.explained(found, "")
+            return self._ending or (found if found.cause else dataclasses.replace(found, outcome="lost", cause="agent"))
+        found = Ending(**{name: result[name] for name in ("outcome", "reason", "exit_code", "cause")})
         if self._ending is not None and found.outcome in ("cancelled", "preempted", "failed"):
             return dataclasses.replace(self._ending, exit_code=found.exit_code)
         return found

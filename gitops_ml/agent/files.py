@@ -1,11 +1,17 @@
 """Files that others read while we write them, and locks that die with their holder."""
 
+import errno
 import fcntl
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Say whether the error means that nothing more fits on the disk."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = False) -> None:

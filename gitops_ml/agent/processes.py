@@ -35,8 +35,8 @@ class Ending:
     """How a command or a whole attempt ended: an outcome of the records, why in a sentence, and the exit code.
 
     ``cause`` is the reason in one word, where it is known: cancelled, spot, shutdown, deadline, max_duration, max_wait,
-    no_output, no_metrics, out_of_memory, gpu_out_of_memory, gpu_lost, disk_full, data, environment, bundle, secrets,
-    storage, agent.
+    no_output, no_metrics, out_of_memory, gpu_out_of_memory, gpu_lost, disk_full, data, environment, bundle, orders,
+    secrets, storage, agent.
     """
 
     outcome: str
@@ -96,13 +96,13 @@ class Stop:
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask for the end."""
-        self.ending = self.ending or Ending(outcome="cancelled", reason=reason)
+        self.ending = self.ending or Ending(outcome="cancelled", reason=reason, cause="cancelled")
 
     def _cancel(self, number: int, _frame: FrameType | None) -> None:
         self.cancel(f"cancelled ({signal.Signals(number).name})")
 
     def _preempt(self, _number: int, _frame: FrameType | None) -> None:
-        self.ending = self.ending or Ending(outcome="preempted", reason="the machine was taken away")
+        self.ending = self.ending or Ending(outcome="preempted", reason="the machine was taken away", cause="spot")
 
 
 def run(
@@ -235,10 +235,10 @@ def _limit(stop: Stop, limits: Limits, started: float, heard: float, now: float)
         return stop.ending
     if limits.max_duration_s is not None and now - started >= limits.max_duration_s:
         reason = f"ran longer than max_duration ({seconds(limits.max_duration_s)})"
-        return Ending(outcome="timed_out", reason=reason)
+        return Ending(outcome="timed_out", reason=reason, cause="max_duration")
     if limits.no_output_s is not None and now - heard >= limits.no_output_s:
         reason = f"printed nothing for {seconds(limits.no_output_s)} (no_output)"
-        return Ending(outcome="timed_out", reason=reason)
+        return Ending(outcome="timed_out", reason=reason, cause="no_output")
     return None
 
 

@@ -54,3 +54,13 @@ def test_log__progress__is_the_newest_line_made_harmless(tmp_path: Path) -> None
 
     assert log.progress == "epoch 2: 100%"
     log.close()
+
+
+def test_log__disk_full__goes_on_and_counts():
+    log = Log(Path("/dev/full"))
+
+    log.write(b"lost\n")
+    log.say("also lost")
+
+    assert log.progress == "gitops-ml: also lost"
+    log.close()
