@@ -11,7 +11,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 BUCKET = "training"
 PAGE = 20
 """How many names one answer lists, in place of S3's 1000."""
-Fault = Callable[[WSGIEnvironment], tuple[int, str, Mapping[str, str]] | None]
+Refusal = Callable[[WSGIEnvironment], tuple[int, str, Mapping[str, str]] | None]
 """Looks at a request; returns status, S3 error code and headers of a refusal, or None to let it through."""
 
 
@@ -22,9 +22,11 @@ class S3:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self.faults: list[Fault] = []
+        self.faults: list[Refusal] = []
         self.requests: list[tuple[str, str]] = []
         """Method and path with query of all that came in."""
+        self.tears = False
+        """Answers to GET end in the middle."""
         self.date: str | None = None
         """What every answer says the time is; None: the truth."""
         server = self
@@ -70,7 +72,10 @@ class S3:
                 return [body]
         if "list-type=2" in environ["QUERY_STRING"]:
             environ["QUERY_STRING"] += f"&max-keys={PAGE}"
-        return self._moto(environ, start)
+        whole = self._moto(environ, start)
+        if self.tears and environ["REQUEST_METHOD"] == "GET":
+            return [data[: len(data) // 2] for data in whole]
+        return whole
 
 
 @contextlib.contextmanager
