@@ -21,7 +21,7 @@ from gitops_ml.bundles import Blobs, bundle
 from gitops_ml.errors import ExitCode, UserError, worst
 from gitops_ml.git import locked
 from gitops_ml.ledger import attempt_path
-from gitops_ml.outputs import made_record
+from gitops_ml.outputs import Sink, made_record
 from gitops_ml.planning import Trial
 from gitops_ml.records import (
     Attempt,
@@ -31,7 +31,6 @@ from gitops_ml.records import (
     attempt_to_json,
     json_bytes,
 )
-from gitops_ml.storage.base import Storage
 from gitops_ml.values import dataclass
 
 LOG_TAIL_BYTES = 4096
@@ -82,7 +81,7 @@ class Ports:
     """The trial's backend and its name."""
     blobs: Blobs
     results: Keeper
-    storage: Storage
+    storage: Sink
     scratch: Path
     """A folder of ours; outputs are brought here to be read."""
     origin: Origin

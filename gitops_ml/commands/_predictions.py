@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gitops_ml.planning import Plan
 from gitops_ml.records import Predictions, Record, StoredFile
+from gitops_ml.storage.base import StorageError
 from gitops_ml.tools import Tools
 
 
@@ -30,6 +31,14 @@ def predictions(plan: Plan, records: Mapping[str, Record], tools: Tools) -> Mapp
     return found
 
 
+def _fetched(name: str, file: Path, tools: Tools) -> bool:
+    try:
+        return tools.storage.get_file(name, file)
+    except StorageError as error:
+        tools.note(f"warning: {error}")
+        return False
+
+
 def _predictions(key: str, kept: StoredFile, tools: Tools) -> Predictions | None:
     import tempfile
 
@@ -40,7 +49,7 @@ def _predictions(key: str, kept: StoredFile, tools: Tools) -> Predictions | None
         if kept.store == "git":
             outputs = tools.results.report_files(f"records/{key[:2]}/{key}/outputs") or {}
             file.write_bytes(outputs.get(kept.path, b""))
-        elif not tools.storage.get_file(f"outputs/{key}/{kept.path}", file):
+        elif not _fetched(f"outputs/{key}/{kept.path}", file, tools):
             tools.note(f"warning: {kept.path} of {key[:12]} is not in the storage here; its examples are not compared")
             return None
         scores, problems = read_predictions(file, kept.path)

@@ -17,6 +17,7 @@ from gitops_ml.execution import Ports, Summary, execute
 from gitops_ml.planning import Plan, Trial
 from gitops_ml.progress import Progress, shown
 from gitops_ml.records import Origin, Record
+from gitops_ml.storage.base import StorageError
 from gitops_ml.tools import Tools
 
 _ROUNDS = 3
@@ -83,7 +84,7 @@ def carry_out(
         backend=lambda trial: _backend(trial, tools),
         blobs=tools.repository.blobs,
         results=tools.results,
-        storage=tools.storage,
+        storage=_Telling(tools),
         scratch=tools.repository.state / "collected",
         origin=origin or _origin(tools),
         secret=tools.environ.get,
@@ -106,6 +107,23 @@ def default_jobs(trials: Sequence[Trial], cpus: int) -> int:
     """Return how many trainings this machine takes at a time: by the CPUs that they ask for, else four at most."""
     asked = [trial.experiment.resources.cpu for trial in trials if trial.experiment.resources.cpu]
     return max(1, cpus // max(asked)) if asked else min(4, cpus)
+
+
+class _Telling:
+    """The storage, with a word about the first file that it refuses: the record is kept without such files."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._said = False
+
+    def put_file(self, name: str, file: Path) -> None:
+        try:
+            self._tools.storage.put_file(name, file)
+        except StorageError as error:
+            if not self._said:
+                self._tools.note(f"warning: outputs are not kept: {error}")
+            self._said = True
+            raise
 
 
 def _backend(trial: Trial, tools: Tools) -> tuple[str, Backend]:
