@@ -64,5 +64,9 @@ class GitError(UserError):
     exit_code = ExitCode.USAGE
 
 
+class NoRepositoryError(UserError):
+    """There is no git repository here, or no git."""
+
+
 class NotSupportedError(UserError):
     """Named in the design, accepted by the schema, not built yet."""

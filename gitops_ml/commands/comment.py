@@ -2,22 +2,29 @@
 
 In CI the forge, the change and the servers come from the environment. What cannot be published is said once, stays in
 the job summary and in ``.gitops-ml/comment.md``, and never changes the verdict; ``--strict`` makes it exit code 5.
+
+``--from DIR`` publishes later, or from a job that has the artifact alone: without a repository there are charts that
+the forge draws instead of pictures, and no link to the ledger but ``--report-url``.
 """
 
 import argparse
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from gitops_ml import ci, markdown, plots, reports, wording
 from gitops_ml.commands.compare import comparison_for
 from gitops_ml.commands.plan import add_plan_arguments
 from gitops_ml.commands.report import folder_for, matrices_of
 from gitops_ml.comparison import Comparison, GateResult
-from gitops_ml.errors import ExitCode, ServiceError, UserError
+from gitops_ml.errors import ExitCode, NoRepositoryError, ServiceError, UserError
 from gitops_ml.forges.base import CommentRef, Forge, Image, State
+from gitops_ml.git import Head, Repository
 from gitops_ml.planning import Tree
+from gitops_ml.project import Project
 from gitops_ml.tools import Tools
+from gitops_ml.values import dataclass
 
 MAX_COMPARISON_BYTES = 256 * 2**20
 # GitHub refuses a job summary over 1 MiB, and the job stays green.
@@ -45,13 +52,14 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     comparison = load(tools.cwd / args.source) if args.source else comparison_for(args, tools)
+    alone = args.source is not None and _is_alone(tools)
     if args.dry_run:
         tools.say(markdown.comment(comparison, identity=args.identity, report_url=args.report_url).rstrip("\n"))
         return ExitCode.OK
     context = ci.context(tools.environ)
     name = args.forge or (context.kind.value if context else "local")
     forge = tools.forge(name)
-    ledger = None if name == "local" or args.pending else ledger_tree(tools)
+    ledger = None if name == "local" or args.pending or alone else ledger_tree(tools)
     url = args.report_url or report_page(comparison, forge, ledger)
     failures: list[str] = []
     reference = None
@@ -70,6 +78,34 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     if failures and not args.pending:
         leave_behind(comparison, tools, identity=args.identity, report_url=url, failures=failures)
     return ExitCode.SERVICE if failures and args.strict else ExitCode.OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NoRepository:
+    """What a forge asks a repository for, in a job that has an artifact and checks nothing out."""
+
+    state: Path
+
+    def head(self) -> Head:
+        return Head(commit=None, branch=None)
+
+    def remote_url(self, remote: str) -> None:  # noqa: ARG002 there is none of any name
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def _is_alone(tools: Tools) -> bool:
+    """Whether there is no repository; then the forge's names come from the CI, and nothing is known of settings."""
+    try:
+        tools.repository  # noqa: B018 it is looked for
+    except NoRepositoryError:
+        tools.repository = cast("Repository", _NoRepository(state=tools.cwd / ".gitops-ml"))
+        # What the settings say of pictures is not known, so none leaves this machine.
+        tools.project = Project(images="mermaid")
+        return True
+    return False
 
 
 def _comment(

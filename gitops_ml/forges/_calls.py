@@ -5,10 +5,11 @@ lost) and sleep without a cap (until a rate limit resets, up to an hour on a pai
 """
 
 import random
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from gitops_ml.errors import ServiceError
 
@@ -31,6 +32,7 @@ class Patience:
 
     Args:
         cap_s: seconds, of waiting and of calls that failed; past it the next failure is final.
+        total_s: seconds that all calls may take together, whether they fail or not.
         sleep: waits for some seconds.
         clock: seconds that only rise.
         jitter: a number in [0, 1), so that many jobs do not come back at the same moment.
@@ -40,12 +42,16 @@ class Patience:
         self,
         *,
         cap_s: float = 60.0,
+        total_s: float = 300.0,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.cap_s = cap_s
+        self.total_s = total_s
         self._left_s = cap_s
+        self._spent_s = 0.0
+        self._since: float | None = None
         self._sleep = sleep
         self._clock = clock
         self._jitter = jitter
@@ -59,7 +65,7 @@ class Patience:
         for number in range(1, MAX_TRIES + 1):
             started = self._clock()
             try:
-                return act()
+                return self._timed(act)
             except TransientError as error:
                 self._left_s -= self._clock() - started
                 wait_s = error.wait_s
@@ -75,6 +81,59 @@ class Patience:
             self._sleep(wait_s)
             self._left_s -= wait_s
         raise AssertionError("the last try returns or raises")
+
+    def remaining_s(self) -> float:
+        """Return how long calls may still take in all.
+
+        Raises:
+            ServiceError: no longer.
+        """
+        now = 0.0 if self._since is None else self._clock() - self._since
+        left_s = self.total_s - self._spent_s - now
+        if left_s <= 0:
+            raise ServiceError(f"the service took more than {self.total_s:.0f} s in all; try again later")
+        return left_s
+
+    def _timed(self, act: Callable[[], Result]) -> Result:
+        if self._since is not None:  # a call of a call
+            return act()
+        self._since = self._clock()
+        try:
+            return act()
+        finally:
+            self._spent_s += self._clock() - self._since
+            self._since = None
+
+
+def within(limit_s: float, act: Callable[[], Result]) -> Result:
+    """Return what ``act`` returns, if it does so in time; else leave it behind in its thread.
+
+    The clients' time-outs start anew with every byte, so an answer that drips would hold a paid machine for hours.
+
+    Raises:
+        TimeoutError: it takes longer. It goes on, and nothing that it uses may be used again.
+    """
+    done: list[Callable[[], Result]] = []
+
+    def run() -> None:
+        try:
+            result = act()
+        except BaseException as error:  # noqa: BLE001 raised again below, where somebody can act on it
+            caught = error
+            done.append(lambda: _raise(caught))
+        else:
+            done.append(lambda: result)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not done:
+        raise TimeoutError
+    return done[0]()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def said(answer: object, *, secret: str) -> str:

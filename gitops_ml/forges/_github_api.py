@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 from gitops_ml import __version__
 from gitops_ml.errors import ServiceError, UserError
-from gitops_ml.forges._calls import TransientError, said
+from gitops_ml.forges._calls import Result, TransientError, said, within
 from gitops_ml.forges.base import CannotPublishError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ _NEEDS = {
     "statuses": "`statuses: write` (`permissions:` in the workflow; for a token of your own: Commit statuses, read and "
     "write)",
     "contents": "`contents: read`",
+    "contents-write": "`contents: write` (`permissions:` in the workflow; for a token of your own: Contents, read and "
+    "write)",
     "actions": "`actions: read` (`permissions:` in the workflow; for a token of your own: Actions, read)",
 }
 
@@ -38,6 +40,8 @@ class GithubApi:
         token: never shown; ``token_variable`` is its name in messages.
         now: seconds since 1970, as rate limits name their end.
         timeout_s: for the connection, and for each part of an answer.
+        answer_s: for a whole answer.
+        remaining_s: what is left of the time for all answers together; raises ``ServiceError`` when nothing is.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class GithubApi:
         token_variable: str,
         now: Callable[[], float],
         timeout_s: int,
+        answer_s: float,
+        remaining_s: Callable[[], float],
     ) -> None:
         self.repository = repository
         self.token_variable = token_variable
@@ -56,6 +62,8 @@ class GithubApi:
         self._token = token
         self._now = now
         self._timeout_s = timeout_s
+        self._answer_s = answer_s
+        self._remaining_s = remaining_s
 
     @functools.cached_property
     def client(self) -> "Github":
@@ -139,11 +147,26 @@ class GithubApi:
             return status, answer
         raise self.refusal(status, headers, answer, doing=doing, permission=permission)
 
+    def timed(self, act: Callable[["Github"], Result]) -> Result:
+        """Send one request with the client, within the time for a whole answer.
+
+        Raises:
+            TimeoutError: it did not end in time; the next request uses a client of its own.
+        """
+        client = self.client
+        try:
+            return within(min(self._answer_s, self._remaining_s()), lambda: act(client))
+        except TimeoutError:
+            del self.client
+            raise
+
     def _send(self, verb: str, url: str, body: Any, *, doing: str) -> tuple[int, Mapping[str, Any], str]:
         import requests
 
         try:
-            return self.client.requester.requestJson(verb, url, input=body)
+            return self.timed(lambda client: client.requester.requestJson(verb, url, input=body))
+        except TimeoutError:
+            raise TransientError(f"cannot {doing}: {self.host} did not finish its answer in time") from None
         except requests.RequestException as error:
             reason = "did not answer in time" if isinstance(error, requests.Timeout) else "cannot be reached"
             raise TransientError(f"cannot {doing}: {self.host} {reason} ({type(error).__name__})") from error

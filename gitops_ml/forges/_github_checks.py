@@ -46,6 +46,13 @@ class GithubChecks:
         visibility = "private" if repository.get("private") is True else "public"
         yield Check(subject="GitHub repository", ok=True, found=f"{self._api.repository}, {visibility}")
         # No commit has the id 0: who may write statuses gets 422, who may not 403.
+        # Nor can a branch be made that points to it.
+        yield self._may(
+            "reports on the ledger",
+            "contents-write",
+            "/git/refs",
+            {"ref": f"refs/heads/{ledger_branch}-doctor", "sha": "0" * 40},
+        )
         yield self._may(
             "commit statuses", "statuses", f"/statuses/{'0' * 40}", {"state": "pending", "context": "gitops-ml/doctor"}
         )

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from gitops_ml import __version__
 from gitops_ml.errors import ServiceError, UserError
-from gitops_ml.forges._calls import TransientError, said
+from gitops_ml.forges._calls import TransientError, said, within
 from gitops_ml.forges.base import CannotPublishError
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class GitlabApi:
         token: never shown; ``token_variable`` is its name in messages.
         now: seconds since 1970, as rate limits name their end.
         timeout_s: for the connection, and for each part of an answer.
+        answer_s: for a whole answer.
+        remaining_s: what is left of the time for all answers together; raises ``ServiceError`` when nothing is.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class GitlabApi:
         token_variable: str,
         now: Callable[[], float],
         timeout_s: float,
+        answer_s: float,
+        remaining_s: Callable[[], float],
     ) -> None:
         self.project = project
         self.token_variable = token_variable
@@ -50,7 +54,9 @@ class GitlabApi:
         self._token = token
         self._now = now
         self._timeout_s = timeout_s
-        self._last: requests.Response | None = None
+        self._answer_s = answer_s
+        self._remaining_s = remaining_s
+        self._responses: list[requests.Response] = []
 
     @property
     def host(self) -> str:
@@ -77,7 +83,15 @@ class GitlabApi:
             private_token=None if job else self._token,
             job_token=self._token if job else None,
         )
-        client.session.hooks["response"].append(self._remember)
+        # python-gitlab's exceptions carry no headers, and rate limits speak through them. A list of its own: a request
+        # that was left behind may still be answered.
+        responses: list[requests.Response] = []
+        self._responses = responses
+
+        def remember(response: "requests.Response", *_: object, **__: object) -> None:
+            responses[:] = [response]
+
+        client.session.hooks["response"].append(remember)
         return client
 
     def close(self) -> None:
@@ -100,7 +114,7 @@ class GitlabApi:
             if not isinstance(answer, list):
                 raise TransientError(f"cannot {doing}: the answer is no list")
             yield from answer
-            page = self._last.headers.get("X-Next-Page") if self._last is not None else None
+            page = self._headers.get("X-Next-Page")
 
     def of_project(self, path: str) -> str:
         """Return the path of something that belongs to the project."""
@@ -145,15 +159,21 @@ class GitlabApi:
         import requests
 
         try:
-            response = client.http_request(
-                verb.lower(),
-                path,
-                query_data=dict(query or {}),
-                post_data=body,
-                files=dict(files) if files else None,
-                obey_rate_limit=False,
-                retry_transient_errors=False,
+            response = within(
+                min(self._answer_s, self._remaining_s()),
+                lambda: client.http_request(
+                    verb.lower(),
+                    path,
+                    query_data=dict(query or {}),
+                    post_data=body,
+                    files=dict(files) if files else None,
+                    obey_rate_limit=False,
+                    retry_transient_errors=False,
+                ),
             )
+        except TimeoutError:
+            del self.client
+            raise TransientError(f"cannot {doing}: {self.host} did not finish its answer in time") from None
         except gitlab.exceptions.RedirectError as error:
             raise ServiceError(
                 f"cannot {doing}: {self.host} redirects the request; is the project still at {self.project}?"
@@ -174,16 +194,17 @@ class GitlabApi:
         except ValueError:
             raise TransientError(f"cannot {doing}: {self.host} answered with something that is no JSON") from None
 
-    def _remember(self, response: "requests.Response", *_: object, **__: object) -> None:
-        # python-gitlab's exceptions carry no headers, and rate limits speak through them.
-        self._last = response
+    @property
+    def _headers(self) -> Mapping[str, str]:
+        """Those of the last answer."""
+        return self._responses[0].headers if self._responses else {}
 
     def _said(self, message: object) -> str:
         return said(message.decode("utf-8", "replace") if isinstance(message, bytes) else message, secret=self._token)
 
     def _refusal(self, status: int, message: object, *, doing: str) -> Exception:
         text = f"cannot {doing}: {self.host} says {status}: {self._said(message)}"
-        headers: Mapping[str, str] = self._last.headers if self._last is not None else {}
+        headers = self._headers
         if status == 429:
             after = _number(headers.get("Retry-After"))
             reset = _number(headers.get("RateLimit-Reset"))

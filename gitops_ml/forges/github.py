@@ -72,6 +72,7 @@ class GithubForge:
         patience: Patience | None = None,
         now: Callable[[], float] = time.time,
         timeout_s: int = 15,
+        answer_s: float = 60,
         uploads_url: str | None = None,
     ) -> None:
         """Nothing is sent before the first question.
@@ -81,7 +82,8 @@ class GithubForge:
             environ: the variables of the workflow, and the token.
             patience: what failing calls may cost; by default 60 s in all.
             now: seconds since 1970, as rate limits name their end.
-            timeout_s: for one connection, and for one answer.
+            timeout_s: for one connection, and for each part of an answer.
+            answer_s: for a whole answer.
             uploads_url: where attachments go; by default GitHub's own, and nowhere on Enterprise Server.
         """
         self._context = _github_context(environ)
@@ -96,6 +98,8 @@ class GithubForge:
             token_variable=variable or "GITHUB_TOKEN",
             now=now,
             timeout_s=timeout_s,
+            answer_s=answer_s,
+            remaining_s=self._patience.remaining_s,
         )
         if uploads_url is None and self._server_url == "https://github.com":
             uploads_url = "https://uploads.github.com"
@@ -239,7 +243,6 @@ class GithubForge:
         if self._uploads_url is None or not self._token.startswith(_MAY_ATTACH):
             return None
         import github
-        import requests
 
         def probe() -> tuple[int, bool]:
             answer = self._api.get("", doing="read the repository")
@@ -260,10 +263,12 @@ class GithubForge:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(png))}
         try:
             # One try: an upload whose answer is lost would be uploaded twice, and the comment can do without.
-            _, asset = self._api.client.requester.requestMemoryBlobAndCheck(
-                "POST", f"{self._uploads_url}/user-attachments/assets", parameters, headers, io.BytesIO(png)
+            _, asset = self._api.timed(
+                lambda client: client.requester.requestMemoryBlobAndCheck(
+                    "POST", f"{self._uploads_url}/user-attachments/assets", parameters, headers, io.BytesIO(png)
+                )
             )
-        except (github.GithubException, requests.RequestException, ValueError, RuntimeError, AssertionError):
+        except (github.GithubException, OSError, ServiceError, ValueError, RuntimeError, AssertionError):
             return None
         url = asset.get("url") if isinstance(asset, Mapping) else None
         # The link goes into the comment: only GitHub's own host may stand in it.

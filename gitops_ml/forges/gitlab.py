@@ -70,6 +70,7 @@ class GitlabForge:
         patience: Patience | None = None,
         now: Callable[[], float] = time.time,
         timeout_s: float = 15,
+        answer_s: float = 60,
     ) -> None:
         """Nothing is sent before the first question.
 
@@ -78,7 +79,8 @@ class GitlabForge:
             environ: the variables of the pipeline, and the token.
             patience: what failing calls may cost; by default 60 s in all.
             now: seconds since 1970, as rate limits name their end.
-            timeout_s: for one connection, and for one answer.
+            timeout_s: for one connection, and for each part of an answer.
+            answer_s: for a whole answer.
         """
         self._context = _gitlab_context(environ)
         self._server_url, api_url, self.name = _place(self._context, repository)
@@ -91,6 +93,8 @@ class GitlabForge:
             token_variable=variable or "GITLAB_TOKEN",
             now=now,
             timeout_s=timeout_s,
+            answer_s=answer_s,
+            remaining_s=self._patience.remaining_s,
         )
         self._has_token = variable is not None
         self._pipelines: dict[tuple[str, str], int] = {}

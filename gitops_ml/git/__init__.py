@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from gitops_ml.errors import GitError, UserError
+from gitops_ml.errors import GitError, NoRepositoryError, UserError
 from gitops_ml.git.objects import (
     OID,
     Batch,
@@ -105,7 +105,8 @@ class Repository:
         """Return the repository that holds the folder.
 
         Raises:
-            UserError: there is none, or git is missing or too old.
+            NoRepositoryError: there is none, or git is missing.
+            UserError: git is too old, or there is no work tree.
         """
         if not start.is_dir():
             raise UserError(f"{start} is no folder")
@@ -116,7 +117,7 @@ class Repository:
             if "must be run in a work tree" in said:
                 raise UserError(f"{start} is inside a bare repository; gitops-ml needs a work tree: git worktree add")
             if "not a git repository" in said:
-                raise UserError(f"{start} is in no git repository; specs are read from git: git init")
+                raise NoRepositoryError(f"{start} is in no git repository; specs are read from git: git init")
             raise GitError(f"git cannot read the repository around {start}: {said}")
         lines = os.fsdecode(done.stdout).split("\n")[:-1]
         if len(lines) != _LAYOUT_LINES or not Path(lines[0]).is_absolute():

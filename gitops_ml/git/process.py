@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gitops_ml.errors import GitError, ServiceError, UserError
+from gitops_ml.errors import GitError, NoRepositoryError, ServiceError
 
 # On the command line they win over every configuration, the user's and the environment's.
 OVERRIDES = tuple(
@@ -104,7 +104,9 @@ def run(
             start_new_session=network,
         )
     except FileNotFoundError as error:
-        raise UserError("git is not installed, or not on the PATH; gitops-ml needs git 2.31 or newer") from error
+        raise NoRepositoryError(
+            "git is not installed, or not on the PATH; gitops-ml needs git 2.31 or newer"
+        ) from error
     with process:
         try:
             out, err = process.communicate(stdin, timeout=limit_s)

@@ -80,6 +80,31 @@ def test_create__stored_and_no_answer_in_time__one_comment(there):
     assert bodies(there) == ["new"]
 
 
+def test_create__stored_and_the_answer_drips__one_comment(there):
+    # Each byte comes in time, so that no time-out of a connection ever ends it.
+    fault(there, there.create_comment, "drip", after=True)
+
+    assert post(there.forge(answer_s=1), there) == "created"
+    assert bodies(there) == ["new"]
+
+
+def test_list__answers_drip_for_ever__bounded_and_named(there):
+    fault(there, there.read_comments, "drip", times=99)
+
+    with pytest.raises(ServiceError, match=r"did not finish its answer in time; gave up after 6 tries"):
+        post(there.forge(answer_s=0.1), there)
+
+
+def test_list__pages_take_too_long_in_all__bounded_and_named(there):
+    for _ in range(500):
+        there.add_foreign("x")
+    there.fake.before_answer = lambda call: there.clock.sleep(120)
+
+    with pytest.raises(ServiceError, match=r"^the service took more than 300 s in all; try again later$"):
+        post(there.forge(), there)
+    assert there.own() == []
+
+
 def test_create__appears_only_after_we_gave_up__next_run_converges(there):
     # The write of the first run is held up somewhere and takes effect when that run is long over.
     fault(there, there.create_comment, times=99)

@@ -68,6 +68,7 @@ class GithubPlace:
         *,
         cap_s: float = 60.0,
         timeout_s: int = 15,
+        answer_s: float = 60,
         environ: Any = None,
         uploads_url: str | None = None,
         **run: Any,
@@ -78,6 +79,7 @@ class GithubPlace:
             patience=self.clock.patience(cap_s),
             now=self.clock,
             timeout_s=timeout_s,
+            answer_s=answer_s,
             uploads_url=uploads_url,
         )
         self.close.callback(forge.close)
@@ -146,13 +148,22 @@ class GitlabPlace:
             "GITLAB_TOKEN": token,
         }
 
-    def forge(self, *, cap_s: float = 60.0, timeout_s: float = 15, environ: Any = None, **run: Any) -> GitlabForge:
+    def forge(
+        self,
+        *,
+        cap_s: float = 60.0,
+        timeout_s: float = 15,
+        answer_s: float = 60,
+        environ: Any = None,
+        **run: Any,
+    ) -> GitlabForge:
         forge = GitlabForge(
             SimpleNamespace(remote_url=lambda remote: None),
             environ if environ is not None else self.environ(**run),
             patience=self.clock.patience(cap_s),
             now=self.clock,
             timeout_s=timeout_s,
+            answer_s=answer_s,
         )
         self.close.callback(forge.close)
         return forge

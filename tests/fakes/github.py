@@ -32,7 +32,7 @@ class Token:
 
     login: str
     bot: bool = False
-    may: frozenset[str] = frozenset({"actions", "pull-requests", "statuses", "push"})
+    may: frozenset[str] = frozenset({"actions", "contents", "pull-requests", "statuses", "push"})
     valid: bool = True
     server: bool = False
     """An installation token (`ghs_`), as the Actions token is."""
@@ -71,7 +71,9 @@ class FakeGitHub(Server):
         self.private = False
         self.tokens = {
             "ghs_canary0": Token(login="github-actions[bot]", bot=True, server=True),
-            "ghp_canary1": Token(login="dana", may=frozenset({"pull-requests", "statuses", "push", "administration"})),
+            "ghp_canary1": Token(
+                login="dana", may=frozenset({"contents", "pull-requests", "statuses", "push", "administration"})
+            ),
         }
         self.pulls = {7: Pull(number=7)}
         self.comments: list[Comment] = []
@@ -252,6 +254,12 @@ class FakeGitHub(Server):
             return _forbidden(token)
         self.comments.remove(comment)
         return Answer(status=204)
+
+    def _post_git_refs(self, call: Call, token: Token, at: Any) -> Answer:
+        if "contents" not in token.may:
+            return _forbidden(token)
+        # There are no objects here that a branch could point to.
+        return Answer(status=422, body=_error("Object does not exist"))
 
     def _post_statuses_sha(self, call: Call, token: Token, at: Any) -> Answer:
         if "statuses" not in token.may:

@@ -41,8 +41,9 @@ class Fault:
     """Something that goes wrong with matching requests.
 
     ``kind``: ``answer`` (``answer`` is sent), ``reset`` (the connection breaks), ``hang`` (no answer comes), ``cut``
-    (half of the answer's body), ``garbage`` (200 with text that is no JSON). ``after``: the request took effect first.
-    ``skip`` leaves the first ones alone, ``times`` bounds how often it happens.
+    (half of the answer's body), ``garbage`` (200 with text that is no JSON), ``drip`` (an answer that never ends).
+    ``after``: the request took effect first. ``skip`` leaves the first ones alone, ``times`` bounds how often it
+    happens.
     """
 
     kind: str
@@ -149,6 +150,8 @@ class Server:
         elif fault.kind == "cut":
             _send(handler, answer, cut=True)
             handler.close_connection = True
+        elif fault.kind == "drip":
+            _drip(handler, self._ending)
         else:
             if fault.kind == "hang":
                 self._ending.wait(30)
@@ -168,6 +171,18 @@ def _body(handler: BaseHTTPRequestHandler) -> bytes:
         handler.rfile.readline()
     handler.rfile.readline()
     return body
+
+
+def _drip(handler: BaseHTTPRequestHandler, ending: threading.Event) -> None:
+    """Send a byte of an answer that never ends, ten times a second."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    handler.close_connection = True
+    with contextlib.suppress(OSError):
+        while not ending.wait(0.1):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
 
 
 def _send(handler: BaseHTTPRequestHandler, answer: Answer, *, cut: bool = False) -> None:

@@ -105,6 +105,36 @@ def test_comment__in_ci__one_comment_and_one_status_per_experiment(there, left, 
     assert {state for _, state, _ in there.statuses()} <= {"success", "failure"}
 
 
+def test_comment__from_an_artifact_without_a_repository__is_posted(there, left, tmp_path):
+    job = Job(there, left)
+    del job.repository, job.project
+
+    assert main(["comment", "--from", "."], job) == ExitCode.OK
+    assert len(there.own()) == 1
+    assert "```mermaid" in there.own()[0]
+    assert there.statuses()
+    assert job.err.getvalue() == ""
+
+
+def test_comment__refused_without_a_repository__is_kept_where_the_job_runs(there, left, tmp_path):
+    there.forbid()
+    job = Job(there, left)
+    del job.repository, job.project
+
+    assert main(["comment", "--from", ".", "--strict"], job) == ExitCode.SERVICE
+    assert "digits" in (left / ".gitops-ml" / "comment.md").read_text()
+
+
+def test_comment__without_repository_and_ci__says_what_is_missing(left, tmp_path):
+    job = Tools(cwd=left, environ={"GITHUB_TOKEN": "ghs_x"}, out=io.StringIO(), err=io.StringIO())
+
+    assert main(["comment", "--from", ".", "--forge", "github"], job) == ExitCode.USAGE
+    assert job.err.getvalue() == (
+        "cannot tell which GitHub repository this is: `origin` is not a GitHub URL, and there is no "
+        "`GITHUB_REPOSITORY` of a workflow\n"
+    )
+
+
 def test_comment__same_report__is_byte_identical_on_every_forge(left, tmp_path):
     shown = []
     for name in ("github", "gitlab", "local"):

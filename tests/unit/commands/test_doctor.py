@@ -118,6 +118,7 @@ def test_doctor__permissions_missing__says_which(job):
 
     assert code == ExitCode.USAGE
     if job.there.name == "github":
+        assert "`contents: write`" in checks["reports on the ledger"]["fix"]
         assert "`statuses: write`" in checks["commit statuses"]["fix"]
         assert "`pull-requests: write`" in checks["comments on pull requests"]["fix"]
     else:
