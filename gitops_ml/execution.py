@@ -128,6 +128,11 @@ def execute(trials: Sequence[Trial], ports: Ports, *, jobs: int, detach: bool = 
     return _Execution(trials, ports, jobs=jobs, follow=follow).run(detach=detach)
 
 
+def collect(trials: Sequence[Trial], ports: Ports) -> Summary:
+    """Keep the outcome of jobs that are over; nothing is started, tried again or waited for."""
+    return _Execution(trials, ports, jobs=len(trials), follow=False).collect()
+
+
 class _Job:
     """A trial on its way."""
 
@@ -177,6 +182,23 @@ class _Execution:
         except KeyboardInterrupt:
             self._end_all()
             return self._summary(interrupted=True)
+        return self._summary(interrupted=False)
+
+    def collect(self) -> Summary:
+        self._ending = True
+        known = _poll(self._pending)
+        for job in [job for job in self._pending if job.trial.key in known]:
+            self._pending.remove(job)
+            job.status, job.attached = known[job.trial.key], True
+            self._active[job.trial.key] = job
+            if not job.status.state.final:
+                continue
+            try:
+                self._finish(job, job.status)
+            except UserError as error:
+                del self._active[job.trial.key]
+                self._refused.append((job.trial, error))
+                self._emit(Event(kind=EventKind.REFUSED, trial=job.trial, text=str(error)))
         return self._summary(interrupted=False)
 
     def _summary(self, *, interrupted: bool) -> Summary:

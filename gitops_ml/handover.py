@@ -69,13 +69,14 @@ class Writer:
                 shutil.copyfile(outputs / file.path, target, follow_symlinks=False)
         self._records[record.key] = record
 
-    def close(self, failed: Sequence[Attempt]) -> str:
-        """Write the index and return the digest of the whole folder."""
+    def close(self, failed: Sequence[Attempt], *, live: Sequence[str] = ()) -> str:
+        """Write the index and return the digest of the whole folder. ``live``: keys of jobs that are not over."""
         documents = {key: record_to_json(record) for key, record in self._records.items()}
         index = {
             "schema": SCHEMA,
             "records": {key: {"attempt": d["attempt"], "files": d["files"]} for key, d in documents.items()},
             "failed": [attempt_to_json(attempt) for attempt in failed],
+            "live": list(live),
         }
         (self._folder / "handover.json").write_bytes(json_bytes(index))
         return digest_of(self._folder)
@@ -168,12 +169,7 @@ def take(
     Raises:
         HandoverError: the folder is not what the digest says, or not what it should be.
     """
-    found = digest_of(folder)
-    if found != digest:
-        raise DeniedError(
-            f"{folder} has the digest {found[:12]}, and the job that trained said {digest[:12]}: somebody changed it "
-            "on the way, and nothing of it is taken. Run the job that trains again"
-        )
+    _held_to(folder, digest)
     index = _index(folder / "handover.json")
     planned = {trial.key: trial for trial in trials}
     handed = {*index.records, *(attempt.key for attempt in index.failed)} - set(done)
@@ -192,10 +188,26 @@ def take(
     return Taken(files=files, records=tuple(records), failed=failed, costs_usd=tuple(costs), left=tuple(strange))
 
 
+def live_in(folder: Path, digest: str) -> tuple[str, ...]:
+    """Return the keys of the jobs that were not over when the folder was left."""
+    _held_to(folder, digest)
+    return _index(folder / "handover.json").live
+
+
+def _held_to(folder: Path, digest: str) -> None:
+    found = digest_of(folder)
+    if found != digest:
+        raise DeniedError(
+            f"{folder} has the digest {found[:12]}, and the job that trained said {digest[:12]}: somebody changed it "
+            "on the way, and nothing of it is taken. Run the job that trains again"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Index:
     records: Mapping[str, tuple[Attempt, tuple[StoredFile, ...]]]
     failed: tuple[Attempt, ...]
+    live: tuple[str, ...] = ()
 
 
 def _index(file: Path) -> _Index:
@@ -216,11 +228,12 @@ def _index(file: Path) -> _Index:
         failed = tuple(attempt_from_json(_mapping(one)) for one in _list(document.get("failed")))
         if any(attempt.outcome is Outcome.SUCCEEDED for attempt in failed):
             raise HandoverError(f"{file}: an attempt that succeeded stands among those that did not")
+        live = tuple(str(one) for one in _list(document.get("live", [])))
     except OSError as error:
         raise HandoverError(f"cannot read {file}: {error.strerror}") from error
     except RecordError as error:
         raise HandoverError(f"{file}: {error}") from error
-    return _Index(records=records, failed=failed)
+    return _Index(records=records, failed=failed, live=live)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "write the report; --push commits it to the ledger",
     "comment": "show the comparison where the change is reviewed",
     "ci": "all of it, by what the CI event says",
+    "reconcile": "collect what has ended, sweep what was left, bring comments and statuses up to date",
     "rerun": "a past commit or record once more, with other data, parameters or seeds",
     "log": "history over the ledger, as a table",
     "show": "one record or report in full",

@@ -20,9 +20,8 @@ class Known:
 
 def known_jobs(tools: Tools) -> Sequence[Known]:
     """Return the jobs of the backends that this repository uses, oldest first."""
-    names = dict.fromkeys(["local", tools.project.backend, *tools.project.backends])
     found = []
-    for name in names:
+    for name in backend_names(tools):
         backend = tools.backend(name)
         jobs = backend.jobs()
         statuses = backend.poll([job.key for job in jobs])
@@ -32,6 +31,11 @@ def known_jobs(tools: Tools) -> Sequence[Known]:
             if job.key in statuses
         ]
     return sorted(found, key=lambda known: (known.job.submitted_at, known.job.key))
+
+
+def backend_names(tools: Tools) -> Sequence[str]:
+    """Return the backends that this repository uses."""
+    return list(dict.fromkeys(["local", tools.project.backend, *tools.project.backends]))
 
 
 def named(words: Sequence[str], jobs: Sequence[Known]) -> Sequence[Known]:

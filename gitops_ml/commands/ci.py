@@ -28,7 +28,8 @@ from gitops_ml.ci import COMMANDS_HELP, Event, EventKind, Spend, Steps, Verb, co
 from gitops_ml.commands import _ci_publish
 from gitops_ml.commands._ci_console import Console
 from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
-from gitops_ml.commands._jobs import known_jobs
+from gitops_ml.commands._ci_reconcile import NO_RESULT, Part, reconcile
+from gitops_ml.commands._jobs import backend_names, known_jobs
 from gitops_ml.commands._noise import noise
 from gitops_ml.commands._predictions import predictions
 from gitops_ml.commands.compare import acknowledgements
@@ -48,7 +49,6 @@ _JOBS = ("all", "plan", "pending", "run", "publish")
 _ROUNDS = 3
 MAX_PLAN_BYTES = 64 * 2**20
 _CANCELLED = "cancelled before there was a result; push again, or comment /gitops-ml run"
-_NO_RESULT = "ended without a result; the run's log says why"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Do what the event asks for."""
     console = Console(tools=tools, dotenv=tools.cwd / args.dotenv if args.dotenv else None)
-    flow = _Flow(args, tools, console)
+    flow = Flow(args, tools, console)
     try:
         return flow.run()
     except InvalidSpecError as error:
@@ -126,7 +126,7 @@ def event_for(args: argparse.Namespace, tools: Tools) -> Event:
     return dataclasses.replace(found, **given)
 
 
-class _Flow:
+class Flow:
     """One event on its way through the jobs."""
 
     def __init__(self, args: argparse.Namespace, tools: Tools, console: Console) -> None:
@@ -137,34 +137,48 @@ class _Flow:
         context = ci.context(tools.environ)
         self._context = context
         self._forge_name = args.forge or (context.kind.value if context else "local")
+        self.local = self._forge_name == "local"
         self._forge: Forge | None = None
-        self._origin = Origin(kind="ci", run_url=context.run_url if context else None)
+        self.origin = Origin(kind="ci", run_url=context.run_url if context else None)
         self._outputs: dict[str, str] = {"verdict": "nothing", "cost-usd": "0"}
 
     def run(self) -> int:
         event = self._resolved(event_for(self._args, self._tools))
-        self._origin = dataclasses.replace(self._origin, change=event.change)
+        self.origin = dataclasses.replace(self.origin, change=event.change)
         steps = steps_for(event, ledger_branch="gitops-ml/reports")
         self._tools.say(steps.why)
         code: int = ExitCode.OK
         if steps.help:
             code = self._help(event, steps)
-        elif event.head is None and not steps.nothing:
+        elif event.head is None and not steps.nothing and not steps.reconcile:
             raise UserError(f"the event {event.name or event.kind} names no commit; `--head` does")
+        elif steps.reconcile:
+            code = self._reconcile(event)
         elif steps.cancel:
-            self._prepare(event)
+            self.prepare(event)
             code = self._cancel(event)
         elif not steps.nothing:
-            self._prepare(event)
+            self.prepare(event)
             try:
                 code = self._go(event, steps)
             except UserError as error:
-                self._end_pending(event, _NO_RESULT)
+                self._end_pending(event, NO_RESULT)
                 if isinstance(error, DeniedError):
                     self._answer(event, str(error))
                 raise
         self._console.outputs(self._outputs)
         return code
+
+    def _reconcile(self, event: Event) -> int:
+        """Do on schedule what ``reconcile`` does, in as many jobs as everything else."""
+        part = {"all": Part.ALL, "run": Part.COLLECT, "publish": Part.PUBLISH}.get(self._job)
+        if part is not None:
+            code, outputs = reconcile(self, self._args, self._tools, default=event.default or "main", part=part)
+            self._outputs |= outputs
+            return code
+        if self._job == "plan":
+            self._outputs["run"] = json.dumps(any(name != "local" for name in backend_names(self._tools)))
+        return ExitCode.OK
 
     def forge(self) -> Forge:
         if self._forge is None:
@@ -179,7 +193,7 @@ class _Flow:
             command = command_in(event.comment)
             if command is None or command.verb is Verb.HELP:
                 return event
-            change = self.forge().change(0 if self._forge_name == "local" else event.change)
+            change = self.forge().change(0 if self.local else event.change)
         elif event.kind is EventKind.AFTER_RUN and event.head is not None:
             found = self.forge().change_for(event.head)
             if found is None:
@@ -199,7 +213,7 @@ class _Flow:
             draft=change.draft,
         )
 
-    def _prepare(self, event: Event) -> None:
+    def prepare(self, event: Event) -> None:
         """Bring the head's objects here, and take the target's settings in place of the work tree's."""
         tools, repository = self._tools, self._tools.repository
         assert event.head is not None
@@ -247,7 +261,7 @@ class _Flow:
         A comment that a later run than this one wrote is not: then the change was pushed to after the command.
         """
         assert event.change is not None
-        number = 0 if self._forge_name == "local" else event.change
+        number = 0 if self.local else event.change
         told = self.forge().told(number, marker=markdown.marker(self._args.identity))
         if told is None or (self._context is not None and told.run_id > self._context.run_id > 0):
             return None
@@ -270,7 +284,7 @@ class _Flow:
             return
         marker = markdown.marker(f"{self._args.identity}.answer")
         body = f"{marker}\n{markdown.prose(text)}\n\n{markdown.fence(COMMANDS_HELP.splitlines())}\n"
-        number = 0 if self._forge_name == "local" else event.change
+        number = 0 if self.local else event.change
         self.forge().upsert_comment(number, marker=marker, body=body)
 
     def _cancel(self, event: Event) -> int:
@@ -286,7 +300,7 @@ class _Flow:
         else:
             names = ()
         tools.results.refresh()
-        _, planned = self._plan(event, Steps(why="cancel", plan=True), None, names)
+        _, planned = self.plan(event, Steps(why="cancel", plan=True), None, names)
         base = {p.trial.key for e in planned.plan.experiments for p in e.base}
         ours = {p.trial.key for e in planned.plan.experiments for p in e.head} - base
         ended = 0
@@ -297,7 +311,7 @@ class _Flow:
         tools.say(f"{ended} training{'' if ended == 1 else 's'} ended")
         return ExitCode.OK
 
-    def _plan(
+    def plan(
         self, event: Event, steps: Steps, approval: Approval | None, names: Sequence[str]
     ) -> tuple[Target, Planned]:
         return plan_change(
@@ -315,7 +329,7 @@ class _Flow:
         approval, names = self._approval(event)
         with self._console.group("Plan"):
             tools.results.refresh()
-            target, planned = self._plan(event, steps, approval, names)
+            target, planned = self.plan(event, steps, approval, names)
             tools.say(markdown.plan_text(planned.held).rstrip())
             for line in decided_lines(planned):
                 tools.say(line)
@@ -326,7 +340,7 @@ class _Flow:
             return self._set_pending(event, steps, planned)
         codes: list[int] = [] if steps.run is Spend.NEVER else [planned.decision.exit_code]
         costs: list[float] = []
-        if self._job in ("all", "run") and (steps.run is not Spend.NEVER or steps.reconcile):
+        if self._job in ("all", "run") and steps.run is not Spend.NEVER:
             if self._job == "run":
                 self._bound(target, planned)
             else:
@@ -339,19 +353,28 @@ class _Flow:
             self._outputs |= {"verdict": _word(planned, None, codes), "cost-usd": f"{sum(costs):.4f}"}
             return worst(*codes)
         if self._job == "publish" and self._args.source is not None:
-            if steps.run is Spend.NEVER and not steps.reconcile:
+            if steps.run is Spend.NEVER:
                 # Such as what a fork's run left: whoever wrote the change wrote these files and their digest too.
                 raise DeniedError(f"`--from`: nothing was to be trained here ({steps.why}), so no results are taken")
             planned, costs = self._take(event, steps, approval, names, planned)
         if self._args.cancelled:
             self._interrupted(event, costs)
             return ExitCode.OK  # of this job, whose part is done
-        comparison = self._compare(planned)
+        comparison = self.compare(planned)
         if comparison.gate is GateResult.FAIL:
             codes.append(ExitCode.FINDINGS)
         if event.kind is EventKind.MERGE_QUEUE and planned.decision.names(Ruling.LEAVE):
             codes.append(ExitCode.DENIED)
-        published = _ci_publish.publish(
+        published = self.publish(event, steps, planned, comparison)
+        self._outputs |= published | {
+            "verdict": _word(planned, comparison, codes),
+            "cost-usd": f"{sum(costs):.4f}",
+        }
+        return worst(*codes)
+
+    def publish(self, event: Event, steps: Steps, planned: Planned, comparison: Comparison) -> dict[str, str]:
+        """Report, comment and set statuses, and return the outputs."""
+        return _ci_publish.publish(
             _ci_publish.Publication(
                 event=event,
                 steps=steps,
@@ -359,18 +382,13 @@ class _Flow:
                 comparison=comparison,
                 identity=self._args.identity,
                 report_url=self._args.report_url,
-                local=self._forge_name == "local",
+                local=self.local,
                 context=self._context,
             ),
-            tools,
+            self._tools,
             self._console,
             self.forge,
         )
-        self._outputs |= published | {
-            "verdict": _word(planned, comparison, codes),
-            "cost-usd": f"{sum(costs):.4f}",
-        }
-        return worst(*codes)
 
     def _interrupted(self, event: Event, costs: Sequence[float]) -> int:
         """Keep what was paid for, and say nothing about it: the job was cancelled, or a newer head took its place."""
@@ -470,17 +488,13 @@ class _Flow:
     ) -> tuple[int, Planned, list[float]]:
         """Train what was decided; a sweep's winner is known only then, so confirming it takes a further round."""
         tools = self._tools
-        first = [p.trial for p in planned.held.to_run()]
-        if steps.reconcile:
-            there = {known.job.key for known in known_jobs(tools)}
-            first = [p.trial for p in planned.plan.to_run() if p.trial.key in there]
         done: set[str] = set()
         codes: list[int] = []
         costs: list[float] = []
         out = tools.cwd / self._args.out if self._args.out and self._job == "run" else None
         writer = Writer(out) if out is not None else None
         options = argparse.Namespace(jobs=self._args.jobs, detach=False, logs=True)
-        trials = first
+        trials = [p.trial for p in planned.held.to_run()]
         for _ in range(_ROUNDS):
             if not trials:
                 break
@@ -492,19 +506,19 @@ class _Flow:
                     writer.add(by_key[record.key], record, folder)
 
             with self._console.group("Train"), self._console.untrusted():
-                summary = carry_out(trials, options, tools, hand_over, self._origin)
+                summary = carry_out(trials, options, tools, hand_over, self.origin)
             codes.append(summary.exit_code)
             costs += [record.attempt.cost_usd for record in summary.records]
-            if summary.exit_code == ExitCode.INTERRUPTED or steps.reconcile:
+            if summary.exit_code == ExitCode.INTERRUPTED:
                 break
             steps = dataclasses.replace(steps, force=False)
-            planned = settled(self._plan(event, steps, approval, names)[1], planned)
+            planned = settled(self.plan(event, steps, approval, names)[1], planned)
             trials = [p.trial for p in planned.held.to_run() if p.trial.key not in done]
             if not any(trial.confirms for trial in trials):
                 break
         # Also those that were tried again: they cost money too.
         attempts = [one for of_key in tools.results.attempts(done).values() for one in of_key]
-        failed = [attempt for attempt in attempts if attempt.origin == self._origin]
+        failed = [attempt for attempt in attempts if attempt.origin == self.origin]
         costs += [attempt.cost_usd for attempt in failed]
         if writer is not None:
             self._outputs["digest"] = writer.close(failed)
@@ -522,12 +536,12 @@ class _Flow:
         for number in range(1, _ROUNDS + 1):
             trials = [p.trial for p in planned.plan.to_run()]
             last = number == _ROUNDS
-            taken = take(folder, self._args.digest, trials, self._origin, done=done, all_of=last)
+            taken = take(folder, self._args.digest, trials, self.origin, done=done, all_of=last)
             self._tools.results.keep(taken.files)
             done |= {*taken.records, *(attempt.key for attempt in taken.failed)}
             costs += taken.costs_usd
             steps = dataclasses.replace(steps, force=False)
-            planned = settled(self._plan(event, steps, approval, names)[1], planned)
+            planned = settled(self.plan(event, steps, approval, names)[1], planned)
             if not taken.left:
                 break
         self._tools.say(f"{len(done)} results taken of what was handed over")
@@ -535,7 +549,7 @@ class _Flow:
 
     # Comparing
 
-    def _compare(self, planned: Planned) -> Comparison:
+    def compare(self, planned: Planned) -> Comparison:
         """Compare what was to be trained and is; what only waits has no verdict yet."""
         tools = self._tools
         left = {e.name for e in planned.decision.experiments if e.ruling is not Ruling.TRAIN}

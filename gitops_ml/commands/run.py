@@ -13,7 +13,7 @@ from gitops_ml import ci
 from gitops_ml.backends.base import Backend
 from gitops_ml.commands.plan import add_plan_arguments, note_untracked, plan_for
 from gitops_ml.errors import worst
-from gitops_ml.execution import Ports, Summary, execute
+from gitops_ml.execution import Ports, Summary, collect, execute
 from gitops_ml.planning import Plan, Trial
 from gitops_ml.progress import Progress, shown
 from gitops_ml.records import Origin, Record
@@ -80,7 +80,37 @@ def carry_out(
     follow = not args.detach and (args.logs or len(trials) == 1)
     tools.note(f"{_trials(len(trials))} to train, {min(jobs, len(trials))} at a time")
     progress = Progress(tools.err, trials, tools.environ, logs=follow)
-    ports = Ports(
+    ports = _ports(tools, progress, on_outputs, origin)
+    with _ended_by_sigterm():
+        try:
+            summary = execute(trials, ports, jobs=jobs, detach=args.detach, follow=follow)
+        finally:
+            progress.close()
+    (tools.say if is_result else tools.note)(_counts(summary))
+    _advise(summary, tools, detach=args.detach)
+    return summary
+
+
+def collect_ended(
+    trials: Sequence[Trial],
+    tools: Tools,
+    on_outputs: Callable[[Record, Path], None],
+    origin: Origin,
+) -> Summary:
+    """Keep the outcome of those jobs of the trials that are over, and say how it went; nothing is started."""
+    progress = Progress(tools.err, trials, tools.environ, logs=False)
+    try:
+        summary = collect(trials, _ports(tools, progress, on_outputs, origin))
+    finally:
+        progress.close()
+    tools.note(_counts(summary))
+    return summary
+
+
+def _ports(
+    tools: Tools, progress: Progress, on_outputs: Callable[[Record, Path], None], origin: Origin | None
+) -> Ports:
+    return Ports(
         backend=lambda trial: _backend(trial, tools),
         blobs=tools.repository.blobs,
         results=tools.results,
@@ -93,14 +123,6 @@ def carry_out(
         on_event=progress,
         on_outputs=on_outputs,
     )
-    with _ended_by_sigterm():
-        try:
-            summary = execute(trials, ports, jobs=jobs, detach=args.detach, follow=follow)
-        finally:
-            progress.close()
-    (tools.say if is_result else tools.note)(_counts(summary))
-    _advise(summary, tools, detach=args.detach)
-    return summary
 
 
 def default_jobs(trials: Sequence[Trial], cpus: int) -> int:

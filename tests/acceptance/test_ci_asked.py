@@ -180,21 +180,6 @@ def test_ci__job_cancelled_while_it_trains__ends_its_status_and_keeps_what_it_co
     assert all(path.startswith("attempts/") for path in paths if path != "README.md"), paths
 
 
-def test_ci__schedule__collects_what_was_started_and_starts_nothing(tmp_path):
-    world = World(tmp_path, FILES)
-    at_main = {"GITHUB_SHA": world.main(), "GITHUB_REF_NAME": "main"}
-    idle = world.ci("schedule", {"repository": HOME}, **at_main)
-    assert (idle.code, idle.trained, world.ledger()) == (ExitCode.OK, 0, []), idle.err
-
-    git(tmp_path, "clone", "-q", world.remote.as_uri(), str(tmp_path / "runner"))
-    detached = Tools(cwd=tmp_path / "runner", environ=ENVIRON, out=io.StringIO(), err=io.StringIO())
-    assert main(["run", "--detach", "--jobs", "2"], detached) == ExitCode.OK
-    done = world.ci("schedule", {"repository": HOME}, keep="runner", **at_main)
-
-    assert (done.code, done.trained) == (ExitCode.OK, 2), done.err
-    assert len([path for path in world.ledger() if path.endswith("record.json")]) == 2
-
-
 def test_ci__started_by_hand_on_the_target_branch__trains_what_has_no_record(tmp_path):
     world = World(tmp_path, FILES)
     done = world.ci("workflow_dispatch", {"repository": HOME}, GITHUB_SHA=world.main(), GITHUB_REF_NAME="main")

@@ -71,7 +71,15 @@ class World:
         git(self.work, "push", "-q", "-u", "origin", branch)
         return head
 
-    def ci(self, name: str, payload: dict[str, Any], *options: str, keep: str | None = None, **more: str) -> Result:
+    def ci(
+        self,
+        name: str,
+        payload: dict[str, Any],
+        *options: str,
+        keep: str | None = None,
+        command: str = "ci",
+        **more: str,
+    ) -> Result:
         """Run one job of one event on a clone of its own, unless it is to be kept under a name."""
         self.runs += 1
         place = self.folder / (keep or f"runner{self.runs}")
@@ -94,7 +102,7 @@ class World:
         }
         out, err = io.StringIO(), io.StringIO()
         tools = self.tools(cwd=place, environ=environ, out=out, err=err)
-        code = main(["ci", "--forge", "local", *options], tools)
+        code = main([command, "--forge", "local", *options], tools)
         state = place / ".gitops-ml"
         statuses, comment = state / "statuses.json", state / "comment.md"
         return Result(

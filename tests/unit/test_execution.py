@@ -1,5 +1,6 @@
 """Plans carried out with real agents: every outcome, and every way to be cut off."""
 
+import dataclasses
 import math
 import os
 import signal
@@ -16,8 +17,8 @@ import pytest
 from gitops_ml.backends.base import Context, JobState
 from gitops_ml.backends.local import LocalBackend
 from gitops_ml.bundles import bundle
-from gitops_ml.errors import ExitCode
-from gitops_ml.execution import Event, EventKind, Ports, Summary, execute
+from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.execution import Event, EventKind, Ports, Summary, collect, execute
 from gitops_ml.planning import Trial
 from gitops_ml.records import Origin, Outcome
 from gitops_ml.spec import Artifact, Budget, Environment, Metrics, Read, Sweep, Track
@@ -55,7 +56,12 @@ class Here:
             self.events.append(event)
             on_event(event)
 
-        ports = Ports(
+        return execute(trials, self.ports(wait=wait, on_event=take), jobs=jobs, **options)
+
+    def ports(
+        self, *, wait: Callable[[float], None] | None = None, on_event: Callable[[Event], None] = lambda _: None
+    ) -> Ports:
+        return Ports(
             backend=lambda _: ("local", self.backend),
             blobs=self.objects.blobs,
             results=self.kept,
@@ -65,9 +71,8 @@ class Here:
             secret=ENVIRON.get,
             now=lambda: datetime.now(UTC),
             wait=wait or (lambda _: time.sleep(0.005)),
-            on_event=take,
+            on_event=on_event,
         )
-        return execute(trials, ports, jobs=jobs, **options)
 
     def kinds(self, of: Trial) -> list[EventKind]:
         kinds = [event.kind for event in self.events if event.trial is of]
@@ -258,6 +263,51 @@ def test_execute__detached__is_collected_by_the_next(here: Here, tmp_path: Path)
     assert left.exit_code is ExitCode.OK
     assert summary.records == (here.kept.record(of),)
     assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_collect__one_over_one_failed_one_at_work_and_one_unknown__starts_nothing(here: Here, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    over, failed = trial(f"echo x >> {tmp_path}/over"), trial(f"echo x >> {tmp_path}/failed; exit 3")
+    live, unknown = trial(f"cat {tmp_path}/gate"), trial(f"echo x >> {tmp_path}/unknown")
+    for of in (over, failed, live):
+        here.submit(of)
+    until(lambda: all(here.backend.poll([of.key])[of.key].state.final for of in (over, failed)))
+
+    first, second = (collect([over, failed, live, unknown], here.ports()) for _ in range(2))
+    _open(tmp_path)
+
+    assert [record.key for record in first.records] == [over.key]
+    assert [attempt.outcome for attempt in first.failed] == [Outcome.FAILED]
+    assert first.going_on == (live,)
+    assert first.not_started == (unknown,)
+    assert len(here.kept.attempts([failed.key])[failed.key]) == 1, "the second look is at the same attempt"
+    assert second.failed == first.failed
+    assert {file.name: file.read_text() for file in tmp_path.iterdir() if file.is_file()} == {
+        "over": "x\n",
+        "failed": "x\n",
+    }
+
+
+def test_collect__outputs_that_cannot_be_had__do_not_keep_the_others(here: Here) -> None:
+    one, other = trial("true"), trial("true # other")
+    for of in (one, other):
+        here.submit(of)
+    until(lambda: all(here.backend.poll([of.key])[of.key].state.final for of in (one, other)))
+
+    class Forgetful:
+        def __getattr__(self, name: str) -> object:
+            return getattr(here.backend, name)
+
+        def collect(self, key: str, into: Path) -> None:
+            if key == one.key:
+                raise UserError("its outputs are gone")
+            here.backend.collect(key, into)
+
+    ports = dataclasses.replace(here.ports(), backend=lambda _: ("local", Forgetful()))
+    summary = collect([one, other], ports)
+
+    assert [(of.key, str(error)) for of, error in summary.refused] == [(one.key, "its outputs are gone")]
+    assert [record.key for record in summary.records] == [other.key]
 
 
 def test_execute__failure_that_nobody_saw__is_kept_before_the_next_attempt(here: Here, tmp_path: Path) -> None:
