@@ -14,7 +14,7 @@ from gitops_ml.records import ATTEMPT_SCHEMA, RECORD_SCHEMA, RecordError
 from gitops_ml.spec import Value
 from gitops_ml.values import dataclass
 
-FORM = 1
+FORM = 2
 """Of an entry's values in the cache; another one is read anew."""
 
 REPORT_SCHEMA = "gitops-ml/report/v1"
@@ -61,6 +61,8 @@ class ReportEntry:
     """Trials of the head side that have a record."""
     metric: str
     """The one that decides: the primary one, else the first with a gate, else the first with a goal; or empty."""
+    goal: str
+    """Of that metric: ``maximize``, ``minimize`` or ``none``; empty when it is not known."""
     verdicts: Sequence[tuple[str, Sequence[str]]]
     """Each point's verdict on that metric, and the keys of its trials on the head side."""
 
@@ -116,7 +118,7 @@ def report_entry(data: bytes, folder: str) -> ReportEntry:
         raise RecordError(f"it is of {len(experiments)} experiments, not of one")
     experiment = experiments[0]
     head = _object(experiment, "head")
-    metric = _deciding(_list(experiment, "metrics"))
+    metric, goal = _deciding(_list(experiment, "metrics"))
     verdicts, recorded = [], 0
     for point in _list(experiment, "points"):
         if not isinstance(point, dict):
@@ -134,6 +136,7 @@ def report_entry(data: bytes, folder: str) -> ReportEntry:
         gate=_text(experiment, "gate"),
         recorded=recorded,
         metric=metric,
+        goal=goal,
         verdicts=tuple(verdicts),
     )
 
@@ -220,8 +223,8 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _deciding(metrics: Sequence[Any]) -> str:
-    """Return the name of the metric that decides, by the rule of ``comparison.ranking``."""
+def _deciding(metrics: Sequence[Any]) -> tuple[str, str]:
+    """Return the name and the goal of the metric that decides, by the rule of ``comparison.ranking``."""
 
     def rank(metric: Mapping[str, Any]) -> tuple[bool, bool]:
         track = metric["track"]
@@ -229,7 +232,11 @@ def _deciding(metrics: Sequence[Any]) -> str:
 
     known = [one for one in metrics if isinstance(one, dict) and isinstance(one.get("track"), dict) and _name(one)]
     with_goal = [one for one in known if one["track"].get("goal") != "none"] or known
-    return _name(min(with_goal, key=rank)) if with_goal else ""
+    if not with_goal:
+        return "", ""
+    found = min(with_goal, key=rank)
+    goal = found["track"].get("goal")
+    return _name(found), goal if goal in ("maximize", "minimize", "none") else ""
 
 
 def _name(metric: Mapping[str, Any]) -> str:

@@ -92,6 +92,8 @@ class Row:
     verdict: str
     """Of the metric that decides, from the report of the commit; empty: there is none."""
     gate: str
+    report: str
+    """The folder of that report; empty: there is none."""
     metrics: Mapping[str, float]
     """Mean over the seeds of the final values."""
     lowest: Mapping[str, float]
@@ -177,12 +179,13 @@ def _row(group: Sequence[Entry], report: ReportEntry | None) -> Row:
             newest[entry.seed] = entry
     counted = [newest[seed] for seed in sorted(newest)]
     last = max(group, key=lambda entry: (entry.started_at, entry.key))
-    verdict = gate = ""
+    verdict = gate = folder = ""
     # By keys: at one commit the same point may also have been trained with other parameters or data.
     mine = {entry.key for entry in group}
-    for word, keys in report.verdicts if report is not None else ():
-        if not mine.isdisjoint(keys):
-            verdict, gate = word, report.gate if report is not None else ""
+    if report is not None:
+        for word, keys in report.verdicts:
+            if not mine.isdisjoint(keys):
+                verdict, gate, folder = word, report.gate, report.folder
     return Row(
         experiment=last.experiment,
         commit=last.commit,
@@ -194,6 +197,7 @@ def _row(group: Sequence[Entry], report: ReportEntry | None) -> Row:
         keys=tuple(entry.key for entry in counted),
         verdict=verdict,
         gate=gate,
+        report=folder,
         metrics=_over_seeds([entry.metrics for entry in counted], lambda them: math.fsum(them) / len(them)),
         lowest=_over_seeds([entry.lowest for entry in counted], min),
         highest=_over_seeds([entry.highest for entry in counted], max),

@@ -13,6 +13,7 @@ from typing import Protocol
 from gitops_ml import wording
 from gitops_ml.comparison import Comparison, ExperimentComparison, GateResult, MetricComparison, Verdict
 from gitops_ml.records import Record
+from gitops_ml.values import dataclass
 
 
 class Picture(Protocol):
@@ -26,13 +27,27 @@ class Picture(Protocol):
     def svg(self) -> bytes: ...
 
 
-def page(comparison: Comparison, pictures: Mapping[str, Sequence[Picture]]) -> str:
-    """Return the page for all experiments; ``pictures`` by experiment name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkedPicture:
+    """A plot in a file of its own: ``source`` is its path from the page."""
+
+    alt: str
+    source: str
+
+
+def page(comparison: Comparison, pictures: Mapping[str, Sequence[Picture | LinkedPicture]], *, above: str = "") -> str:
+    """Return the page for all experiments.
+
+    Args:
+        comparison: what it shows.
+        pictures: by experiment name.
+        above: HTML that stands before the title.
+    """
     order = (GateResult.FAIL, GateResult.WARN, GateResult.PASS)
     experiments = sorted(comparison.experiments, key=lambda e: order.index(e.gate))
     several = len(experiments) != 1
     title = "Comparison" if several else wording.clean(experiments[0].name)
-    body = [f"<h1>{_text(title)}</h1>", _baseline(comparison.baseline.sentence())]
+    body = [f"{above}<h1>{_text(title)}</h1>", _baseline(comparison.baseline.sentence())]
     if several:
         lines = "".join(f"<li>{_verdict_line(experiment)}</li>" for experiment in experiments)
         body += [f"<p><strong>{_text(wording.summary(comparison))}</strong></p><ul class=verdicts>{lines}</ul>"]
@@ -42,7 +57,9 @@ def page(comparison: Comparison, pictures: Mapping[str, Sequence[Picture]]) -> s
         if names:
             listed = ", ".join(_code(name) for name in names[:100])
             body.append(f"<h2>{heading}</h2><p>{listed}</p>")
-    return document(title, "\n".join(body))
+    linked = any(isinstance(picture, LinkedPicture) for of in pictures.values() for picture in of)
+    # A page from the file system is no origin of its own: `file:` lets it show what lies beside it.
+    return document(title, "\n".join(body), images="'self' file:" if linked else "'none'")
 
 
 def record_page(record: Record) -> str:
@@ -81,14 +98,17 @@ def record_page(record: Record) -> str:
     return document(wording.clean(record.experiment), "\n".join(body))
 
 
-def document(title: str, body: str, *, images: str = "'none'") -> str:
+def document(title: str, body: str, *, images: str = "'none'", style: str = "", script: str = "") -> str:
     """Return a whole page around HTML that is escaped already.
 
     Args:
         images: where the policy lets images come from; ``data:`` for a page with embedded ones.
+        style: added to that of every page.
+        script: instead of the one that sorts tables.
     """
+    script = script or _SCRIPT
     policy = (
-        f"default-src 'none'; img-src {images}; script-src '{_digest(_SCRIPT)}'; style-src 'unsafe-inline'; "
+        f"default-src 'none'; img-src {images}; script-src '{_digest(script)}'; style-src 'unsafe-inline'; "
         "base-uri 'none'; form-action 'none'"
     )
     return (
@@ -96,9 +116,9 @@ def document(title: str, body: str, *, images: str = "'none'") -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f"<title>{_text(title)} - gitops-ml</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{_text(title)} - gitops-ml</title>\n<style>{_STYLE}{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n"
-        f"<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+        f"<script>{script}</script>\n</body>\n</html>\n"
     )
 
 
@@ -109,7 +129,9 @@ def _digest(script: str) -> str:
 # One experiment
 
 
-def _experiment(experiment: ExperimentComparison, pictures: Sequence[Picture], level: int, index: int) -> Iterator[str]:
+def _experiment(
+    experiment: ExperimentComparison, pictures: Sequence[Picture | LinkedPicture], level: int, index: int
+) -> Iterator[str]:
     yield f'<section id="experiment-{index}">'
     if level > 2:
         yield f"<h2>{_text(wording.clean(experiment.name))}</h2>"
@@ -278,7 +300,10 @@ def _folded(title: str, body: str) -> str:
     return f"<details><summary>{_text(title)}</summary>{body}</details>"
 
 
-def _figure(picture: Picture) -> str:
+def _figure(picture: Picture | LinkedPicture) -> str:
+    if isinstance(picture, LinkedPicture):
+        source, alt = html.escape(picture.source), html.escape(picture.alt)
+        return f'<figure><img src="{source}" alt="{alt}" loading=lazy><figcaption>{alt}</figcaption></figure>'
     svg = picture.svg.decode()
     # The drawing's size in points would overflow a phone; its viewBox scales to the column.
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(picture.alt)}" ', 1)
@@ -359,6 +384,7 @@ th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending]
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem;align-items:start}
 figure{margin:0;padding:.6rem;border:1px solid var(--line);border-radius:6px;min-width:0}
 figure svg{display:block;width:100%;height:auto;max-height:26rem}
+figure img{display:block;width:100%;max-height:26rem;object-fit:contain;object-position:left}
 figure svg text{fill:var(--ink)!important}
 @media (prefers-color-scheme:dark){figure [style*="stroke: #0072b2"]{stroke:#56b4e9!important}
 figure [style*="fill: #0072b2"]{fill:#56b4e9!important}figure [style*="stroke: #d55e00"]{stroke:#ff9248!important}

@@ -35,6 +35,7 @@ COMMANDS = {
     "log": "history over the ledger, as a table",
     "show": "one record or report in full",
     "diff": "two records: parameters, code, data, environment, metrics",
+    "board": "the ledger as a static site: leaderboard, trends, all reports",
     "verify": "the ledger's integrity: keys, digests, and that it was only appended to",
     "schema": "print a schema",
     "doctor": "look at each part's set-up, with the exact fix",

@@ -57,15 +57,18 @@ class Trend:
 
 
 def trends(
-    entries: Iterable[Entry], reports: Iterable[ReportEntry], branch: Sequence[str], metric: str
+    entries: Iterable[Entry],
+    reports: Iterable[ReportEntry],
+    branch: Sequence[str],
+    metrics: Mapping[str, Sequence[str]],
 ) -> Sequence[Trend]:
-    """Return the metric's trends, by experiment and point; reruns and uncommitted work are no part of a history.
+    """Return the trends of the metrics, by experiment and point; reruns and uncommitted work are no part of a history.
 
     Args:
         entries: all that are known.
         reports: likewise.
         branch: its commits, the oldest first.
-        metric: its name.
+        metrics: names of those that are wanted, by experiment.
     """
     positions = {commit: position for position, commit in enumerate(branch)}
     by_key = {entry.key: entry for entry in entries}
@@ -77,17 +80,18 @@ def trends(
         if report.commit in positions and not report.dirty:
             known = found.setdefault((report.experiment, report.commit), {})
             known |= {key: by_key[key] for _, keys in report.verdicts for key in keys if key in by_key}
-    lines: dict[tuple[str, str], list[Measured]] = {}
+    lines: dict[tuple[str, str, str], list[Measured]] = {}
     points: dict[tuple[str, str], Mapping[str, Value]] = {}
     for (experiment, commit), records in found.items():
         for name, group in _by_point(records.values()).items():
-            measured = _measured(commit, positions[commit], metric, group)
-            if measured is not None:
-                lines.setdefault((experiment, name), []).append(measured)
-                points[experiment, name] = group[0].point
+            points[experiment, name] = group[0].point
+            for metric in metrics.get(experiment, ()):
+                measured = _measured(commit, positions[commit], metric, group)
+                if measured is not None:
+                    lines.setdefault((experiment, metric, name), []).append(measured)
     return [
         _trend(experiment, points[experiment, name], metric, measured)
-        for (experiment, name), measured in sorted(lines.items())
+        for (experiment, metric, name), measured in sorted(lines.items(), key=lambda item: item[0])
     ]
 
 

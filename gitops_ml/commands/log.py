@@ -130,7 +130,8 @@ def _plot(
         raise UserError(f"--metric: no row has a metric `{metric[:80]}`{nearest_or_all(metric, names)}")
     line = repository.line(tip)
     shown = {key for row in found for key in row.keys}
-    of = trends([entry for entry in entries if entry.key in shown], reports, [commit for commit, _ in line], metric)
+    wanted = {row.experiment: [metric] for row in found}
+    of = trends([entry for entry in entries if entry.key in shown], reports, [commit for commit, _ in line], wanted)
     if not of:
         tools.note(f"nothing to draw: no record is of a commit of {args.ref}" if found else "nothing to draw: no rows")
         return ExitCode.OK

@@ -24,7 +24,7 @@ def entry(key, commit, value, *, seed=0, repeat=0, **more):
 def report(commit, *keys, dirty=False):
     return ReportEntry(
         folder=f"reports/digits/{commit}-0", experiment="digits", commit=commit, dirty=dirty, gate="pass", recorded=1,
-        metric="accuracy", verdicts=(("same", keys),),
+        metric="accuracy", goal="maximize", verdicts=(("same", keys),),
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_trends__records_and_reports__meet_at_the_branchs_commits():
     ]
     reports = [report("c1", "elsewhere", "gone"), report("c2", "elsewhere"), report("c2", "off", dirty=True)]
 
-    (found,) = trends(entries, reports, ["c0", "c1", "c2", "c3"], "accuracy")
+    (found,) = trends(entries, reports, ["c0", "c1", "c2", "c3"], {"digits": ["accuracy"]})
 
     assert [(m.position, m.mean, m.lowest, m.highest, m.runs, m.keys) for m in found.measured] == [
         (0, 0.7, 0.5, 0.9, 2, ("a", "b2")),
@@ -92,7 +92,7 @@ def test_trends__records_and_reports__meet_at_the_branchs_commits():
         (2, 0.8, 0.8, 0.8, 1, ("elsewhere",)),
     ]
     assert found.levels == [Level(first=0, last=2, mean=pytest.approx(2.3 / 3))]
-    assert trends(entries, reports, ["c0"], "loss") == []
+    assert trends(entries, reports, ["c0"], {"digits": ["loss"], "other": ["accuracy"]}) == []
 
 
 def test_trends__points_of_a_sweep__are_lines_of_their_own():
@@ -100,7 +100,7 @@ def test_trends__points_of_a_sweep__are_lines_of_their_own():
         entry(f"{lr}{n}", f"c{n}", lr * n, point={"lr": lr, "layers": (1, 2)}) for lr in (0.1, 0.2) for n in range(3)
     ]
 
-    found = trends(entries, [], ["c0", "c1", "c2"], "accuracy")
+    found = trends(entries, [], ["c0", "c1", "c2"], {"digits": ["accuracy"]})
 
     assert [(dict(one.point)["lr"], len(one.measured)) for one in found] == [(0.1, 3), (0.2, 3)]
 
@@ -111,6 +111,6 @@ def test_trends__what_is_reused__is_no_measurement_of_noise():
     branch = [f"c{number}" for number in range(32)]
     reports = [report(f"c{number}", f"k{number // 4}") for number in range(32)]
 
-    (found,) = trends(entries, reports, branch, "accuracy")
+    (found,) = trends(entries, reports, branch, {"digits": ["accuracy"]})
 
     assert [(level.first, level.last) for level in found.levels] == [(0, 15), (16, 31)]
