@@ -18,7 +18,7 @@ from typing import Protocol
 from gitops_ml.agent.redaction import redacted
 from gitops_ml.backends.base import Backend, JobState, JobStatus
 from gitops_ml.bundles import Blobs, bundle
-from gitops_ml.errors import ExitCode, UserError, worst
+from gitops_ml.errors import ExitCode, ServiceError, UserError, worst
 from gitops_ml.git import locked
 from gitops_ml.ledger import attempt_path
 from gitops_ml.outputs import Sink, made_record
@@ -36,6 +36,11 @@ from gitops_ml.values import dataclass
 LOG_TAIL_BYTES = 4096
 _COLLECT_LIMIT_S = 3600.0
 _POLL_MIN_S, _POLL_MAX_S, _POLL_SHARE = 0.05, 1.0, 0.05
+FAR_JOBS = 500
+"""How many jobs of backends elsewhere are at work at the same time unless it is said."""
+_ENDED_AT_A_TIME = 64
+_PATIENCE_S = 300.0
+"""How long a service may give no answer before we go; the jobs go on without us."""
 
 
 class EventKind(enum.StrEnum):
@@ -115,17 +120,26 @@ class Summary:
         return worst(*codes)
 
 
-def execute(trials: Sequence[Trial], ports: Ports, *, jobs: int, detach: bool = False, follow: bool = False) -> Summary:
+def execute(
+    trials: Sequence[Trial],
+    ports: Ports,
+    *,
+    jobs: int,
+    far_jobs: int = FAR_JOBS,
+    detach: bool = False,
+    follow: bool = False,
+) -> Summary:
     """Train what is to be trained, at most ``jobs`` at a time, and keep every outcome.
 
     Args:
         trials: each key once.
         ports: backends, git, results, clock.
-        jobs: how many may be at work at the same time; attached ones count.
+        jobs: how many may be at work on this machine at the same time; attached ones count.
+        far_jobs: how many may be at work elsewhere.
         detach: return once they are submitted; the next execution collects them.
         follow: pass on the training's log lines as events.
     """
-    return _Execution(trials, ports, jobs=jobs, follow=follow).run(detach=detach)
+    return _Execution(trials, ports, jobs=jobs, far_jobs=far_jobs, follow=follow).run(detach=detach)
 
 
 def collect(trials: Sequence[Trial], ports: Ports) -> Summary:
@@ -149,9 +163,9 @@ class _Job:
 
 
 class _Execution:
-    def __init__(self, trials: Sequence[Trial], ports: Ports, *, jobs: int, follow: bool) -> None:
+    def __init__(self, trials: Sequence[Trial], ports: Ports, *, jobs: int, far_jobs: int, follow: bool) -> None:
         self._ports = ports
-        self._limit = jobs
+        self._limits = {False: jobs, True: far_jobs}
         self._follow = follow
         self._pending = deque(_Job(trial, *ports.backend(trial)) for trial in trials)
         self._active: dict[str, _Job] = {}
@@ -159,6 +173,7 @@ class _Execution:
         self._failed: list[Attempt] = []
         self._refused: list[tuple[Trial, UserError]] = []
         self._ending = False
+        self._silent_since: datetime | None = None
         self._emitting = threading.Lock()
 
     def run(self, *, detach: bool) -> Summary:
@@ -214,15 +229,18 @@ class _Execution:
     def _fill(self) -> None:
         """Start pending trials while there is room."""
         waiting: deque[_Job] = deque()
-        while self._pending and len(self._active) < self._limit:
+        while self._pending and any(map(self._is_free, self._limits)):
             job = self._pending.popleft()
-            if not self._has_room(job.trial):
+            if not (self._is_free(job.backend.far) and self._has_room(job.trial)):
                 waiting.append(job)
                 continue
             # In the table before anything is started: an interruption finds it there.
             self._active[job.trial.key] = job
             self._begin(job)
         self._pending.extendleft(reversed(waiting))
+
+    def _is_free(self, far: bool) -> bool:  # noqa: FBT001 it is which of two places
+        return sum(job.backend.far is far for job in self._active.values()) < self._limits[far]
 
     def _has_room(self, trial: Trial) -> bool:
         sweep = trial.experiment.sweep
@@ -235,9 +253,7 @@ class _Execution:
         try:
             self._start(job)
         except UserError as error:
-            del self._active[job.trial.key]
-            self._refused.append((job.trial, error))
-            self._emit(Event(kind=EventKind.REFUSED, trial=job.trial, text=str(error)))
+            self._refuse(job, error)
 
     def _start(self, job: _Job) -> None:
         status = job.status
@@ -246,6 +262,8 @@ class _Execution:
         if status is not None and (not status.state.final or status.state is JobState.SUCCEEDED):
             job.attached = True
             self._emit(Event(kind=EventKind.ATTACHED, trial=job.trial, status=status))
+            if status.retry_at is not None:
+                self._help_on(job)
         else:
             self._submit(job)
         if self._follow:
@@ -260,7 +278,9 @@ class _Execution:
 
     def _watch(self) -> bool:
         """Ask the backends once, finish what is over, and say whether anything changed."""
-        statuses = _poll(self._active.values())
+        statuses = self._asked()
+        if statuses is None:
+            return False
         changed = False
         for key, job in list(self._active.items()):
             status = statuses.get(key) or _vanished(key, job.status)
@@ -270,10 +290,40 @@ class _Execution:
                 self._finish(job, status)
                 changed = True
             elif status != job.status:
+                changed = changed or not _only_costlier(status, job.status)
                 job.status = status
                 self._emit(Event(kind=EventKind.CHANGED, trial=job.trial, status=status))
-                changed = True
+            if status.retry_at is not None and status.retry_at <= self._ports.now():
+                self._help_on(job)
         return changed
+
+    def _asked(self) -> dict[str, JobStatus] | None:
+        """Ask the backends how the active jobs stand; None: a service does not answer, which is borne for a while."""
+        try:
+            found = _poll(self._active.values())
+        except ServiceError:
+            self._silent_since = self._silent_since or self._ports.now()
+            if (self._ports.now() - self._silent_since).total_seconds() > _PATIENCE_S:
+                raise
+            return None
+        self._silent_since = None
+        return found
+
+    def _help_on(self, job: _Job) -> None:
+        """Ask anew for what the job waits for; from then on it is ours, whoever started it."""
+        try:
+            with bundle(job.trial, self._ports.blobs) as made:
+                job.status = job.backend.submit(job.trial, made)
+        except UserError as error:
+            self._refuse(job, error)
+            return
+        job.attached = False
+        self._emit(Event(kind=EventKind.CHANGED, trial=job.trial, status=job.status))
+
+    def _refuse(self, job: _Job, error: UserError) -> None:
+        del self._active[job.trial.key]
+        self._refused.append((job.trial, error))
+        self._emit(Event(kind=EventKind.REFUSED, trial=job.trial, text=str(error)))
 
     def _finish(self, job: _Job, status: JobStatus) -> None:
         if job.follower is not None:
@@ -390,9 +440,12 @@ class _Execution:
         if not ours:
             return
         try:
-            with concurrent.futures.ThreadPoolExecutor(max_workers=len(ours)) as pool:
-                for future in [pool.submit(job.backend.cancel, job.trial.key) for job in ours]:
-                    future.result()
+            with concurrent.futures.ThreadPoolExecutor(max_workers=min(_ENDED_AT_A_TIME, len(ours))) as pool:
+                futures = [pool.submit(job.backend.cancel, job.trial.key) for job in ours]
+            if any(isinstance(future.exception(), UserError) for future in futures):
+                return  # what could not be ended is said, and ends itself in its time
+            for future in futures:
+                future.result()
             known = _poll(ours)
             for job in ours:
                 status = known.get(job.trial.key)
@@ -400,8 +453,8 @@ class _Execution:
                     self._pending.appendleft(self._active.pop(job.trial.key))
                 elif status.state.final:
                     self._finish(job, status)
-        except KeyboardInterrupt:
-            return  # asked twice: what is left is said, and stays
+        except (KeyboardInterrupt, ServiceError):
+            return  # asked twice, or nobody answers: what is left is said, and stays
 
 
 def _poll(jobs: Iterable[_Job]) -> dict[str, JobStatus]:
@@ -420,6 +473,11 @@ def _vanished(key: str, last: JobStatus | None) -> JobStatus:
     if last is None:
         return JobStatus(key=key, state=JobState.LOST, reason=reason)
     return dataclasses.replace(last, state=JobState.LOST, reason=reason)
+
+
+def _only_costlier(status: JobStatus, before: JobStatus | None) -> bool:
+    """Say whether nothing has happened in between but that money was spent."""
+    return before is not None and status == dataclasses.replace(before, usage=status.usage, cost_usd=status.cost_usd)
 
 
 def _same(one: Attempt, other: Attempt) -> bool:

@@ -89,8 +89,14 @@ class Estimate:
     duration_s: float | None = None
     source: str = ""
     instance_type: str = ""
-    """The machine that the backend would take, for policy; empty: it cannot tell, or has none."""
+    """The machine that the backend would take first, for policy; empty: it cannot tell, or has none."""
     region: str = ""
+    instance_types: tuple[str, ...] = ()
+    """All machines that it may take."""
+    candidates: tuple[str, ...] = ()
+    """What it would try, each with its price, for people."""
+    note: str = ""
+    """What else is to be known about the figures, or why there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,16 +135,20 @@ class Context:
 class Backend(Protocol):
     """Where jobs run. A job is found again by its trial's key, from any process."""
 
+    far: bool
+    """Its jobs take nothing of this machine, so that their number is no matter here."""
+
     def check(self) -> Iterator[Check]:
         """Look at what the backend needs, for ``doctor``."""
 
-    def estimate(self, trial: Trial) -> Estimate:
-        """Return what the trial may cost. Offline."""
+    def estimate(self, trial: Trial, *, live: bool = False) -> Estimate:
+        """Return what the trial may cost. Offline, unless today's prices are asked for with ``live``."""
 
     def submit(self, trial: Trial, bundle: Bundle) -> JobStatus:
         """Start the job, or return the status of the one that is there. Same key twice: one job.
 
-        A job whose last attempt is final and did not succeed is started again, as the next attempt.
+        A job whose last attempt is final and did not succeed is started again, as the next attempt. One that waits
+        for a machine is helped on.
         """
 
     def poll(self, keys: Sequence[str]) -> Mapping[str, JobStatus]:

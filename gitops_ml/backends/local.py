@@ -44,6 +44,8 @@ _SECRETS_BYTES = 48 * 2**10
 class LocalBackend:
     """Runs each trial as a process of this machine."""
 
+    far = False
+
     def __init__(self, context: Context) -> None:
         self._context = context
         self._root = context.state / "jobs"
@@ -57,7 +59,7 @@ class LocalBackend:
         gpus = ", ".join(self._visible().values())
         yield Check(subject="GPUs", ok=True if gpus else None, found=gpus or "none (nvidia-smi shows none)")
 
-    def estimate(self, trial: Trial) -> Estimate:  # noqa: ARG002 costs nothing, whatever it is
+    def estimate(self, trial: Trial, *, live: bool = False) -> Estimate:  # noqa: ARG002 costs nothing, whatever it is
         """Cost nothing."""
         return Estimate(duration_s=None, source="this machine")
 
@@ -175,6 +177,11 @@ class LocalBackend:
             raise UserError(f"{experiment.path}: environment.image: the backend `local` runs no images yet")
         if resources.nodes > 1:
             raise UserError(f"{experiment.path}: resources.nodes: the backend `local` has one node")
+        if resources.spot == "only":
+            raise UserError(
+                f"{experiment.path}: resources.spot: this machine is no spot machine; name a backend that rents them, "
+                "or write `spot: prefer`, which trains here too"
+            )
         if resources.gpu is None:
             return
         fitting = self._fitting(trial)

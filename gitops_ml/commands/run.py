@@ -13,7 +13,7 @@ from gitops_ml import ci
 from gitops_ml.backends.base import Backend
 from gitops_ml.commands.plan import add_plan_arguments, note_untracked, plan_for
 from gitops_ml.errors import worst
-from gitops_ml.execution import Ports, Summary, collect, execute
+from gitops_ml.execution import FAR_JOBS, Ports, Summary, collect, execute
 from gitops_ml.planning import Plan, Trial
 from gitops_ml.progress import Progress, shown
 from gitops_ml.records import Origin, Record
@@ -76,14 +76,17 @@ def carry_out(
 
     ``is_result``: how many succeeded is what the command was asked for, not only progress.
     """
-    jobs = args.jobs or default_jobs(trials, os.cpu_count() or 1)
+    here = [trial for trial in trials if not _backend(trial, tools)[1].far]
+    jobs = args.jobs or default_jobs(here, os.cpu_count() or 1)
+    far_jobs = args.jobs or FAR_JOBS
     follow = not args.detach and (args.logs or len(trials) == 1)
-    tools.note(f"{_trials(len(trials))} to train, {min(jobs, len(trials))} at a time")
+    at_a_time = min(jobs, len(here)) + min(far_jobs, len(trials) - len(here))
+    tools.note(f"{_trials(len(trials))} to train, {at_a_time} at a time")
     progress = Progress(tools.err, trials, tools.environ, logs=follow)
     ports = _ports(tools, progress, on_outputs, origin)
     with _ended_by_sigterm():
         try:
-            summary = execute(trials, ports, jobs=jobs, detach=args.detach, follow=follow)
+            summary = execute(trials, ports, jobs=jobs, far_jobs=far_jobs, detach=args.detach, follow=follow)
         finally:
             progress.close()
     (tools.say if is_result else tools.note)(_counts(summary))

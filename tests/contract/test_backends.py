@@ -1,23 +1,27 @@
 """What every backend promises; each is trained on here with real agents."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from gitops_ml.backends.aws_ec2 import AwsEc2Backend
 from gitops_ml.backends.base import Backend, Context, JobState, JobStatus
 from gitops_ml.backends.local import LocalBackend
 from gitops_ml.bundles import bundle
 from gitops_ml.errors import UserError
 from gitops_ml.planning import Trial
 from gitops_ml.spec import Artifact, Budget, Data, Environment, Gpu, Metrics, Read, Resources
+from gitops_ml.storage import opened
+from tests.fakes.aws import Cloud
 from tests.fakes.trials import WRITES, Objects, trial, until
 
 CALLER = {
@@ -34,9 +38,11 @@ HANGS = "echo started; sleep 600"
 class Site:
     """One backend with its objects; a second connection is what a new process has."""
 
-    def __init__(self, connect: Callable[[], Backend]) -> None:
+    def __init__(self, kind: str, connect: Callable[[], Backend], cloud: Cloud | None = None) -> None:
+        self.kind = kind
         self.connect = connect
         self.backend = connect()
+        self.cloud = cloud
         self.objects = Objects()
         self.submitted: list[str] = []
 
@@ -62,16 +68,44 @@ class Site:
         until(lambda: line in self.log(of))
 
 
-@pytest.fixture(params=["local"])
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    context = Context(
-        state=tmp_path / "state", settings={"grace_s": 0.3}, environ=CALLER, now=lambda: datetime.now(UTC)
+KINDS: dict[str, Callable[[Context], Backend]] = {"local": LocalBackend, "aws-ec2": AwsEc2Backend}
+REPOSITORY = "acme/digits"
+
+
+def context_of(kind: str, state: Path, environ: Mapping[str, str], bucket: str = "") -> Context:
+    """What a backend finds around it; ``environ`` is the caller's."""
+    settings = {"local": {"grace_s": 0.3}}.get(kind, {})
+    uri = f"s3://{bucket}/digits"
+    storage = functools.cache(lambda: opened(uri, state, environ))
+    where = {"storage_uri": uri, "storage": storage} if bucket else {}
+    return Context(
+        state=state,
+        settings=settings,
+        environ=environ,
+        now=lambda: datetime.now(UTC),
+        repository=REPOSITORY,
+        **where,  # type: ignore[arg-type]
     )
-    kinds = {"local": LocalBackend}
-    site = Site(lambda: kinds[request.param](context))
-    yield site
-    for key in site.submitted:
-        site.backend.cancel(key)
+
+
+@pytest.fixture(params=list(KINDS))
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    kind = request.param
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(Cloud(tmp_path / "machines")) if kind == "aws-ec2" else None
+        environ, bucket = CALLER, ""
+        if cloud is not None:
+            environ, bucket = {**CALLER, **cloud.environ}, cloud.bucket
+            secret = f"/gitops-ml/{REPOSITORY}/TRAIN_TOKEN"
+            cloud.client("ssm").put_parameter(Name=secret, Type="SecureString", Value=CALLER["TRAIN_TOKEN"])
+        context = context_of(kind, tmp_path / "state", environ, bucket)
+        site = Site(kind, lambda: KINDS[kind](context), cloud)
+        yield site
+        for key in site.submitted:
+            site.backend.cancel(key)
+        if cloud is not None:
+            assert cloud.violations == []
+            assert cloud.live() == []
 
 
 def test_submit__training_that_ends_well__succeeds(site: Site) -> None:
@@ -80,7 +114,7 @@ def test_submit__training_that_ends_well__succeeds(site: Site) -> None:
     status = site.run(of)
 
     assert (status.state, status.reason, status.exit_code, status.attempt) == (JobState.SUCCEEDED, "", 0, 1)
-    assert status.cost_usd == 0
+    assert (status.cost_usd > 0) == (site.kind != "local")
     assert status.hardware is not None
     assert status.hardware.cpus >= 1
     assert status.started_at is not None
@@ -103,11 +137,11 @@ def test_submit__same_key_twice__starts_one_job(site: Site, tmp_path: Path) -> N
 
 
 def test_submit__eight_processes_at_once__start_one_job(site: Site, tmp_path: Path) -> None:
-    code = (
-        "import sys; from tests.contract.test_backends import at_once; "
-        "sys.stdin.readline(); at_once(sys.argv[1], sys.argv[2])"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "state"), f"echo x >> {tmp_path}/starts"]
+    code = "import sys; from tests.contract.test_backends import at_once; sys.stdin.readline(); at_once(*sys.argv[1:])"
+    environ = {**CALLER, **site.cloud.environ} if site.cloud else CALLER
+    bucket = site.cloud.bucket if site.cloud else ""
+    run = f"echo x >> {tmp_path}/starts"
+    command = [sys.executable, "-c", code, site.kind, str(tmp_path / "state"), run, json.dumps(environ), bucket]
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, text=True)) for _ in range(8)]
         for process in processes:
@@ -122,12 +156,12 @@ def test_submit__eight_processes_at_once__start_one_job(site: Site, tmp_path: Pa
     assert (tmp_path / "starts").read_text() == "x\n"
 
 
-def at_once(state: str, run: str) -> None:
+def at_once(kind: str, state: str, run: str, environ: str, bucket: str) -> None:
     """What each of the eight processes does."""
-    context = Context(state=Path(state), settings={}, environ=CALLER, now=lambda: datetime.now(UTC))
+    context = context_of(kind, Path(state), json.loads(environ), bucket)
     of = trial(run)
     with bundle(of, Objects().blobs) as made:
-        LocalBackend(context).submit(of, made)
+        KINDS[kind](context).submit(of, made)
 
 
 def test_submit__after_a_failure__starts_the_next_attempt(site: Site, tmp_path: Path) -> None:
@@ -183,7 +217,11 @@ def test_cancel__running__ends_every_process(site: Site, tmp_path: Path) -> None
     site.backend.cancel(of.key)
 
     assert site.status(of).state is JobState.CANCELLED
-    assert not _alive(pid)
+    if site.cloud is None:
+        assert not _alive(pid)
+    else:  # its process ids are its own
+        (machine,) = site.cloud.instances()
+        until(lambda: site.cloud is not None and site.cloud.processes(machine.identity) == [])
 
 
 def test_cancel__training_that_ignores_sigterm__is_killed(site: Site) -> None:
@@ -235,18 +273,23 @@ def test_lost__agent_killed__says_so_and_starts_again(site: Site, tmp_path: Path
     of = trial(f"test -e {tmp_path}/pid && exit 0; (sleep 600; true) & {once}; sleep 600")
     site.submit(of)
     pid = int(until(lambda: _text(tmp_path / "pid")))
-    agent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-    os.kill(agent, signal.SIGKILL)
+    if site.cloud is None:
+        os.kill(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    else:
+        site.cloud.kill(site.cloud.instances()[0].identity, r"-m gitops_ml\.agent ")
     status = site.ended(of)
     leftovers = list(site.backend.leftovers(datetime.now(UTC)))
     again = site.run(of)
 
     assert status.state is JobState.LOST
-    assert status.reason == "its agent ended without a result: it was killed, or the machine went down"
-    assert [leftover.key for leftover in leftovers] == [of.key]
     assert (again.state, again.attempt) == (JobState.SUCCEEDED, 2)
-    assert not _alive(pid)
+    if site.cloud is None:
+        assert status.reason == "its agent ended without a result: it was killed, or the machine went down"
+        assert [leftover.key for leftover in leftovers] == [of.key]
+        assert not _alive(pid)
+    else:
+        assert status.reason == "the agent ended without a result (it was killed)"
+        assert leftovers == []
 
 
 def test_limits__max_duration__times_out(site: Site) -> None:
@@ -287,8 +330,10 @@ def test_environment__of_the_caller__does_not_reach_the_training(site: Site, tmp
 def test_secrets__value__is_on_no_disk(site: Site, tmp_path: Path) -> None:
     site.run(trial("echo $TRAIN_TOKEN", environment=Environment(secrets=("TRAIN_TOKEN",))))
 
-    held = [file for file in (tmp_path / "state").rglob("*") if file.is_file() and b"s3cret-value" in file.read_bytes()]
+    held = [file for file in tmp_path.rglob("*") if file.is_file() and b"s3cret-value" in file.read_bytes()]
     assert held == []
+    if site.cloud is not None:
+        assert [name for name, data in site.cloud.objects().items() if b"s3cret-value" in data] == []
 
 
 def test_secrets__not_set__is_refused(site: Site) -> None:
@@ -297,17 +342,25 @@ def test_secrets__not_set__is_refused(site: Site) -> None:
     with pytest.raises(UserError) as refused:
         site.submit(of)
 
-    assert str(refused.value) == (
-        "experiments/digits.yaml: environment.secrets: not set here: HF_TOKEN; "
-        "set the environment variable and run again"
-    )
+    said = {
+        "local": "not set here: HF_TOKEN; set the environment variable and run again",
+        "aws-ec2": (
+            "there is no SSM parameter /gitops-ml/acme/digits/HF_TOKEN in us-east-1; "
+            "`aws ssm put-parameter --type SecureString --name NAME --value ...` makes it"
+        ),
+    }
+    assert str(refused.value) == f"experiments/digits.yaml: environment.secrets: {said[site.kind]}"
     assert site.backend.poll([of.key]) == {}
 
 
 def test_gpu__more_than_there_are__is_refused(site: Site) -> None:
     of = trial("true", resources=Resources(gpu=Gpu(type=("Z9000",), count=64)))
 
-    with pytest.raises(UserError, match=r"resources\.gpu: 64 GPU\(s\) of type Z9000 are asked for"):
+    said = {
+        "local": r"resources\.gpu: 64 GPU\(s\) of type Z9000 are asked for",
+        "aws-ec2": r"resources\.gpu\.type: no machine of EC2 in the catalog has a `Z9000`",
+    }
+    with pytest.raises(UserError, match=said[site.kind]):
         site.submit(of)
 
 
@@ -340,12 +393,14 @@ def test_command__list__needs_no_shell(site: Site) -> None:
     assert site.log(of) == ["$HOME|a b|0|"]
 
 
-def test_command__python__is_the_interpreter_that_runs_gitops_ml(site: Site) -> None:
+def test_command__python__is_the_interpreter_that_runs_the_agent(site: Site) -> None:
     of = trial("python -c 'import sys; print(sys.prefix)'; python3 -c 'import sys; print(sys.prefix)'")
 
     site.run(of)
 
-    assert site.log(of) == [sys.prefix, sys.prefix]
+    first, second = site.log(of)
+    assert first == second
+    assert (first == sys.prefix) == (site.kind == "local")  # a machine elsewhere has an interpreter of its own
 
 
 def test_checkpoints__outlive_an_attempt_that_was_cancelled(site: Site) -> None:
@@ -358,7 +413,7 @@ def test_checkpoints__outlive_an_attempt_that_was_cancelled(site: Site) -> None:
     site.backend.cancel(of.key)
 
     assert site.run(of).attempt == 2
-    assert site.log(of) == ["5"]
+    assert site.log(of)[-1] == "5"
 
 
 def _gate(folder: Path) -> Path:

@@ -1,6 +1,5 @@
 """What a trial asks for -> which machines may carry it out, in the order in which they are asked for. Pure."""
 
-import dataclasses
 import enum
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,6 +9,7 @@ from gitops_ml.backends.aws_ec2.catalog import InstanceType, accelerators, catal
 from gitops_ml.backends.aws_ec2.settings import Settings
 from gitops_ml.errors import UserError
 from gitops_ml.spec import Experiment, Resources
+from gitops_ml.values import dataclass
 
 TYPES_PER_KIND = 2
 """How many instance types are tried of each kind of GPU: the cheapest that fit. More would raise the worst case."""
@@ -23,7 +23,7 @@ class Market(enum.StrEnum):
     ON_DEMAND = "on-demand"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """USD for an hour of one machine, with where the figure is from and when it was true."""
 
@@ -36,7 +36,7 @@ class Price:
         return f"{self.usd_per_hour.normalize():f} USD/h ({self.source}, {self.date})"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One machine that may be asked for: what, where and how bought."""
 

@@ -1,12 +1,13 @@
 """Which machines EC2 has, as far as this version knows: shapes and dated list prices. A plan needs no network."""
 
 import csv
-import dataclasses
 import functools
 import re
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
+
+from gitops_ml.values import dataclass
 
 PRICE_REGION = "us-east-1"
 """The one region whose prices the catalog holds."""
@@ -18,7 +19,7 @@ ADDRESS_USD_PER_HOUR = Decimal("0.005")
 HOURS_PER_MONTH = 730
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceType:
     """One kind of machine."""
 

@@ -23,6 +23,8 @@ class Scope(enum.StrEnum):
     """Nothing but the pace: the same request again, later."""
     AMBIGUOUS = "ambiguous"
     """A machine may have been started: the same request again, then look; never another one."""
+    NOT_YET = "not yet"
+    """What was made a moment ago and is not known everywhere: the same request again, for a minute."""
     SPENT = "spent"
     """The request's token had its machine already, and that is gone: the attempt is over."""
     DISK = "disk quota"
@@ -40,7 +42,7 @@ class Scope(enum.StrEnum):
     @property
     def repeats(self) -> bool:
         """Whether the same request is sent again."""
-        return self in (Scope.THROTTLE, Scope.AMBIGUOUS)
+        return self in (Scope.THROTTLE, Scope.AMBIGUOUS, Scope.NOT_YET)
 
     @property
     def stops(self) -> bool:
@@ -83,13 +85,16 @@ CODES: Mapping[str, Scope] = {
 }
 
 
-def scope_of(code: str, *, status: int = 400) -> Scope:
+def scope_of(code: str, *, status: int = 400, message: str = "") -> Scope:
     """Return how far an error reaches. What has no definite code may have been accepted.
 
     Args:
         code: the service's, or the name of what broke on the way there.
         status: of HTTP; 0: there was no answer.
+        message: the service's. A role's profile that was made just now is an invalid value for some seconds.
     """
+    if code == "InvalidParameterValue" and "iaminstanceprofile" in message.casefold():
+        return Scope.NOT_YET
     known = CODES.get(code)
     if known is not None:
         return known
@@ -127,7 +132,7 @@ def advice(scope: Scope, code: str, region: str) -> str:
             return "AWS's support can unblock the account"
         case Scope.DISK:
             return f"ask for more at {QUOTA_PAGE.format(region=region, service='ebs')}"
-        case Scope.CONFIGURATION:
+        case Scope.CONFIGURATION | Scope.NOT_YET:
             return "mend `backends.aws-ec2` in gitops-ml.yaml; `gitops-ml doctor` looks at each part of it"
         case _:
             return f"see what AWS says about {code}"

@@ -9,6 +9,7 @@ from gitops_ml.agent.objects import Lease
 from gitops_ml.backends.aws_ec2.candidates import Candidate, from_json, to_json
 from gitops_ml.backends.aws_ec2.money import Bound
 from gitops_ml.planning import Trial
+from gitops_ml.values import dataclass
 
 DEFAULT_WAIT_S = 3600.0
 """How long capacity is waited for without ``budget.max_wait``."""
@@ -16,7 +17,7 @@ SLACK_S = 600.0
 """Between the end of a machine's time and the moment from which others end it."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """What a machine boots."""
 
@@ -27,7 +28,7 @@ class Image:
     """Where its id is from, for people: an SSM parameter, or the settings."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What every request of the lease is made of: the typed form of ``Lease.cloud``."""
 

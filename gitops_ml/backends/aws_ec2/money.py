@@ -1,6 +1,5 @@
 """How long a trial's machines may live, and what that may cost. Pure; ``plan`` and the dead-man time come from here."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
@@ -8,6 +7,7 @@ from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from gitops_ml.backends.aws_ec2.catalog import ADDRESS_USD_PER_HOUR, DISK_USD_PER_GIB_MONTH, HOURS_PER_MONTH
 from gitops_ml.planning import points
 from gitops_ml.spec import Experiment, Missing
+from gitops_ml.values import dataclass
 
 OVERHEAD_MIN = 20
 """What boot, installs and the bringing back of outputs may take beside the training."""
@@ -17,7 +17,7 @@ LEAST_BILLED_S = 60.0
 DEFAULT_DISK_GIB = 100
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
     """How long machines may live: each, and all attempts of a trial together."""
 

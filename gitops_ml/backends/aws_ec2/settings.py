@@ -9,13 +9,13 @@ from typing import Any
 from gitops_ml.errors import UserError
 from gitops_ml.schema import nearest_or_all
 from gitops_ml.source import shown
+from gitops_ml.values import dataclass
 
-GPU_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
-CPU_IMAGE = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
-"""Public SSM parameters with the newest image of a kind: driver and CUDA, and a plain Ubuntu."""
+DEFAULT_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+"""The public SSM parameter with the newest image that has a driver, CUDA and Docker. It boots without a GPU too."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The backend's settings with their defaults; a tuple without items: whatever fits."""
 

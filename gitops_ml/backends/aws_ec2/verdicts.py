@@ -1,6 +1,5 @@
 """Two witnesses -> how a job stands: what the machine left in storage, and what the cloud says of the machine. Pure."""
 
-import dataclasses
 import enum
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from typing import Any
 from gitops_ml.agent.objects import Heartbeat, Lease
 from gitops_ml.backends.aws_ec2.leases import SLACK_S, terms_of
 from gitops_ml.backends.base import JobState, Machine
+from gitops_ml.values import dataclass
 
 SUSPECT_S = 180.0
 """Silence after which it is shown."""
@@ -20,7 +20,7 @@ UNSEEN_S = 90.0
 """How long a machine that was started may be missing from the cloud's answers."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """A machine as EC2 describes it."""
 
@@ -37,6 +37,8 @@ class Instance:
     """When it began to end, as far as EC2 says."""
     key: str
     attempt: int
+    expires: str = ""
+    """The tag that says until when it may live, as it stands there."""
 
     @property
     def live(self) -> bool:
@@ -44,7 +46,7 @@ class Instance:
         return self.state in ("pending", "running", "stopping", "stopped")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
     """How far the asking for a machine is."""
 
@@ -61,7 +63,7 @@ class Asking:
     """When all are asked again; 0: nothing was refused yet."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """All that is known of an attempt. Times are Unix seconds."""
 
@@ -88,7 +90,7 @@ class Act(enum.StrEnum):
     """Write down why, then end the machine."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """How a job stands, and what is to be done about its machine."""
 

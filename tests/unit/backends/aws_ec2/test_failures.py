@@ -141,6 +141,13 @@ def test_scope__no_definite_answer__may_have_started_a_machine(status):
     assert scope_of("Whatever", status=status) is Scope.AMBIGUOUS
 
 
+def test_scope__profile_that_was_made_just_now__is_tried_again():
+    message = "Value (gitops-ml-worker) for parameter iamInstanceProfile.name is invalid."
+
+    assert scope_of("InvalidParameterValue", message=message) is Scope.NOT_YET
+    assert Scope.NOT_YET.repeats
+
+
 def test_scope__capacity_as_a_server_error__is_still_capacity():
     assert scope_of("InsufficientInstanceCapacity", status=500) is Scope.CAPACITY
 
@@ -153,4 +160,4 @@ def test_blocked__every_scope__blocks_at_least_the_refused_one():
 def test_quotas__every_family__has_both_markets():
     assert {family for family, _ in QUOTAS} == {"Standard", "G", "P", "Inf", "Trn"}
     assert len(set(QUOTAS.values())) == len(QUOTAS) == 10
-    assert set(CODES.values()) == set(Scope) - {Scope.UNKNOWN}
+    assert set(CODES.values()) == set(Scope) - {Scope.UNKNOWN, Scope.NOT_YET}
