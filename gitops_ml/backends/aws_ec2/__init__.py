@@ -113,12 +113,17 @@ class AwsEc2Backend:
     # What the contract asks for
 
     def check(self) -> Iterator[Check]:
-        """Look at region and storage."""
-        fix = "write `backends: {aws-ec2: {regions: [us-east-1]}}` in gitops-ml.yaml, or set AWS_REGION"
-        yield Check(subject="region", ok=bool(self._region), found=self._region or "none is named", fix=fix)
-        uri = self._context.storage_uri or ""
-        fix = "write `storage: s3://bucket/prefix` in gitops-ml.yaml"
-        yield Check(subject="storage", ok=uri.startswith("s3://"), found=uri or "none is named", fix=fix)
+        """Look at account, permissions, quotas, image, network and bucket."""
+        from gitops_ml.backends.aws_ec2.checks import checks
+
+        context = self._context
+        yield from checks(
+            self._settings,
+            context.environ,
+            repository=context.repository,
+            storage_uri=context.storage_uri,
+            now=context.now,
+        )
 
     def estimate(self, trial: Trial, *, live: bool = False) -> Estimate:
         """Return what the trial may cost, from the catalog; ``live``: at today's prices."""

@@ -20,7 +20,7 @@ from gitops_ml.backends.aws_ec2.failures import QUOTAS, Scope, scope_of
 from gitops_ml.backends.aws_ec2.leases import secret_name
 from gitops_ml.backends.aws_ec2.permissions import Places
 from gitops_ml.backends.aws_ec2.requests import TAG_REPO
-from gitops_ml.backends.aws_ec2.settings import CPU_IMAGE, GPU_IMAGE, Settings
+from gitops_ml.backends.aws_ec2.settings import DEFAULT_IMAGE, Settings
 from gitops_ml.diagnostics import Check
 
 QUOTA_LINK = "https://{region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{code}"
@@ -153,7 +153,7 @@ class _Looker:
         return Check(subject=subject, ok=True, found=found)
 
     def _image(self) -> Iterator[Check]:
-        names = [self._settings.image] if self._settings.image else [GPU_IMAGE, CPU_IMAGE]
+        names = [self._settings.image or DEFAULT_IMAGE]
         found: dict[str, str] = {}
         if self._settings.ami:
             found["backends.aws-ec2.ami"] = self._settings.ami

@@ -64,8 +64,8 @@ def bound(experiment: Experiment, usd_per_hour: Decimal | None) -> Bound:
         lifetime, by = LONGEST_MIN, f"the {LONGEST_MIN // 60} h that hold without budget.max_duration"
     total = lifetime * repeats
     if budget.max_cost_usd is not None and usd_per_hour:
-        share = budget.max_cost_usd / (1 if budget.max_duration_s is not None else trials_of(experiment))
-        paid = int(share / usd_per_hour * 60)
+        sharing = 1 if budget.max_duration_s is not None else trials_of(experiment)
+        paid = int(budget.max_cost_usd * 60 // (sharing * usd_per_hour))
         if paid < total:
             total = paid
             if paid < lifetime:

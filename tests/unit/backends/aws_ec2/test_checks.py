@@ -10,7 +10,7 @@ import pytest
 from gitops_ml.backends.aws_ec2 import permissions
 from gitops_ml.backends.aws_ec2.checks import checks
 from gitops_ml.backends.aws_ec2.permissions import CI, Places
-from gitops_ml.backends.aws_ec2.settings import CPU_IMAGE, GPU_IMAGE, Settings
+from gitops_ml.backends.aws_ec2.settings import DEFAULT_IMAGE, Settings
 from tests.fakes.aws import Cloud
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
@@ -63,7 +63,7 @@ def test_checks__account_as_it_should_be__has_nothing_to_mend(cloud):
         "AWS region": "us-east-1",
         "AWS identity": "arn:aws:iam::123456789012:user/caller",
         "machine image": f"{cloud.images['us-east-1']}, Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) "
-        f"20261101 ({CPU_IMAGE})",
+        f"20261101 ({DEFAULT_IMAGE})",
         "subnets": "6 in us-east-1a, us-east-1b, us-east-1c, us-east-1d, us-east-1e, us-east-1f",
         "instance types": "g4dn.xlarge in 5 of 6 zones, g6.xlarge in 5 of 6 zones, g5.xlarge in 5 of 6 zones, "
         "g6e.xlarge in 4 of 6 zones, g7.2xlarge in 4 of 6 zones",
@@ -288,7 +288,7 @@ TRIED = {
     "s3:PutObject": ("conditional writes",),
     "servicequotas:GetServiceQuota": ("quota G on-demand", "quota G spot"),
     "ssm:DescribeParameters": ("secrets",),
-    "ssm:GetParameter": (f"image {GPU_IMAGE}", f"image {CPU_IMAGE}"),
+    "ssm:GetParameter": (f"image {DEFAULT_IMAGE}",),
 }
 
 

@@ -51,9 +51,9 @@ def test_bound__whatever_is_asked__the_money_is_kept(usd, money, seconds, seeds)
     found = bound(spec, usd)
 
     assert found.lifetime_min <= found.total_min
-    assert found.total_min * usd / 60 <= money
+    assert found.total_min * usd <= money * 60
     if seconds is None:
-        assert found.total_min * usd / 60 * trials_of(spec) <= money
+        assert found.total_min * usd * trials_of(spec) <= money * 60
 
 
 def test_worst__a_bound__is_rounded_up():
