@@ -163,7 +163,9 @@ class _Job:
 
 
 class _Execution:
-    def __init__(self, trials: Sequence[Trial], ports: Ports, *, jobs: int, far_jobs: int, follow: bool) -> None:
+    def __init__(
+        self, trials: Sequence[Trial], ports: Ports, *, jobs: int, far_jobs: int = FAR_JOBS, follow: bool
+    ) -> None:
         self._ports = ports
         self._limits = {False: jobs, True: far_jobs}
         self._follow = follow
