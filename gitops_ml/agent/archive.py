@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gitops_ml.agent import objects
@@ -18,6 +18,8 @@ from gitops_ml.storage.base import Storage
 
 _OURS = ("__init__.py", "agent", "storage", "datasets", "aws.py", "errors.py", "globs.py", "pins.py")
 _THEIRS = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
+PIP = "pip.zip"
+"""Taken along if it is installed, since many images have none. One file, as few trials need it."""
 _SERVICES = ("s3", "ssm", "sts")
 _DATA = ("_retry.json", "endpoints.json", "partitions.json", "sdk-default-configuration.json")
 _MAIN = b'''\
@@ -60,14 +62,7 @@ def built() -> Agent:
     Raises:
         ImportError: boto3 is not installed.
     """
-    spool = io.BytesIO()
-    # Not compressed: zlib's output differs between its versions, and the digest is the program's name.
-    with zipfile.ZipFile(spool, "w", zipfile.ZIP_STORED) as packed:
-        for name, data in sorted(_files()):
-            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16
-            packed.writestr(entry, data)
-    data = spool.getvalue()
+    data = _packed(_files())
     return Agent(hashlib.sha256(data).hexdigest(), data)
 
 
@@ -76,15 +71,33 @@ def _files() -> Iterator[tuple[str, bytes]]:
     package = Path(__file__).parent.parent
     for part in _OURS:
         yield from _below(package / part, f"gitops_ml/{part}")
+    if importlib.util.find_spec("pip") is not None:
+        yield PIP, _packed(_of("pip"))
     for name in _THEIRS:
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ImportError(f"{name} is not installed, which the agent program needs")
-        origin = Path(spec.origin)
-        if origin.name != "__init__.py":
-            yield origin.name, origin.read_bytes()
-        else:
-            yield from _below(origin.parent, name)
+        yield from _of(name)
+
+
+def _packed(files: Iterable[tuple[str, bytes]]) -> bytes:
+    spool = io.BytesIO()
+    # Not compressed: zlib's output differs between its versions, and the digest is the program's name.
+    with zipfile.ZipFile(spool, "w", zipfile.ZIP_STORED) as packed:
+        for name, data in sorted(files):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16
+            packed.writestr(entry, data)
+    return spool.getvalue()
+
+
+def _of(name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of an installed package or module."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"{name} is not installed, which the agent program needs")
+    origin = Path(spec.origin)
+    if origin.name == "__init__.py":
+        yield from _below(origin.parent, name)
+    else:
+        yield origin.name, origin.read_bytes()
 
 
 def _below(place: Path, name: str) -> Iterator[tuple[str, bytes]]:

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gitops_ml import aws
-from gitops_ml.agent import machine, objects, parameters
+from gitops_ml.agent import machine, objects, parameters, wheels
 from gitops_ml.agent.causes import Causes
 from gitops_ml.agent.checkpoints import Checkpoints
-from gitops_ml.agent.environment import for_installer, passed_on
+from gitops_ml.agent.environment import EnvironmentFailure, find_python, for_installer, passed_on
 from gitops_ml.agent.files import read_json
 from gitops_ml.agent.gpus import GpuWatch
 from gitops_ml.agent.imds import Imds
@@ -171,6 +171,9 @@ class Courier:
         self._timings: dict[str, float] = {}
         self._resumed: str | None = None
         self._secrets: dict[str, str] = {}
+        self._pip: Mapping[str, str] = {}
+        self._keeping: threading.Thread | None = None
+        """Brings packages into the storage, for the machines to come."""
         self._grace_s = 60.0
 
     def run(self) -> int:
@@ -187,6 +190,7 @@ class Courier:
         result: dict[str, Any] | None = None
         try:
             self._fetch(lease)
+            self._pip = self._packages(lease)
             result = self._train(lease)
             ending = self._judged(result)
         except EndedError as ended:
@@ -251,10 +255,60 @@ class Courier:
                 break
         return self._checkpoints.restore(after=failed)
 
+    def _packages(self, lease: Lease) -> Mapping[str, str]:
+        """Bring the packages of a lock file here, and return what makes the agent's pip take them.
+
+        From the storage, or from the index the first time; then the storage gets them while the training runs. Where
+        that cannot be, because a package must be built perhaps, the agent does as on a laptop.
+        """
+        self._phase = "environment"
+        secrets = {name: value for name, value in self._secrets.items() if name.startswith("PIP_")}
+        index = {"PIP_INDEX_URL": lease.index_url} if lease.index_url else {}
+        asked = {**for_installer(self._around.environ), **index, **secrets}
+        found = wheels.requirements_of(self._folder / "bundle.tar", self._around.work / "requirements.txt")
+        if found is None:
+            return asked
+        orders, requirements = found
+        try:
+            python = find_python(orders.python, self._around.environ)
+        except EnvironmentFailure:
+            return asked  # it will say so
+        kept = wheels.Wheels(self._storage, self._around.work / "wheels", requirements, python)
+        if self._patiently(kept.fetch):
+            self._say(f"packages of environment {kept.digest[:12]} from the storage")
+        elif kept.download({**passed_on(self._around.environ), **asked}, self._command):
+            keep = lambda: self._attempt_to("keep the packages", kept.keep)  # noqa: E731
+            self._keeping = threading.Thread(target=keep, daemon=True)
+            self._keeping.start()
+        else:
+            return asked
+        self._stopwatch("packages")
+        return {**asked, **kept.variables}
+
+    def _command(self, command: Sequence[str], environ: Mapping[str, str]) -> bool:
+        """Run a command that may take long; say whether it succeeded. Its words are for the machine's own log."""
+        with (self._around.work / "command.log").open("wb") as said:
+            process = subprocess.Popen(
+                command, env=dict(environ), cwd=self._around.work, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+        try:
+            self._await_process(process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        return process.returncode == 0
+
+    def _await_process(self, process: "subprocess.Popen[bytes]") -> None:
+        self._wake_at_end(process)
+        while process.poll() is None:
+            self._changed.wait()
+            self._changed.clear()
+            self._stop_here()
+
     def _train(self, lease: Lease) -> dict[str, Any] | None:
         """Start the agent, wait for its end, and return its result; None: it left none."""
         self._stop_here()
-        self._phase = "environment"
         environ = self._around.environ
         safe_path = ["-P"] if sys.version_info >= (3, 11) else []
         command = [
@@ -273,7 +327,7 @@ class Courier:
                 cwd=self._folder,
                 env={
                     **passed_on(environ),
-                    **for_installer(environ),
+                    **self._pip,
                     **_cloud(environ),
                     "PYTHONPATH": os.pathsep.join(filter(None, (sys.path[0], environ.get("PYTHONPATH")))),
                     "PYTHONUTF8": "1",
@@ -292,12 +346,7 @@ class Courier:
 
     def _await(self, agent: "subprocess.Popen[bytes]") -> None:
         """Wait for the agent's end; ask for it when there is a reason, and end it by force if it does not come."""
-
-        def wait() -> None:
-            agent.wait()
-            self._changed.set()
-
-        threading.Thread(target=wait, daemon=True).start()
+        self._wake_at_end(agent)
         force_at: float | None = None
         while agent.poll() is None:
             self._changed.wait(None if force_at is None else max(0.0, force_at - time.monotonic()))
@@ -310,6 +359,13 @@ class Courier:
                 agent.kill()
                 force_at += 1
         self._phase = "ending"
+
+    def _wake_at_end(self, process: "subprocess.Popen[bytes]") -> None:
+        def wait() -> None:
+            process.wait()
+            self._changed.set()
+
+        threading.Thread(target=wait, daemon=True).start()
 
     def _judged(self, result: Mapping[str, Any] | None) -> Ending:
         """Return how it ended, by what the agent says and what we know better."""
@@ -339,6 +395,8 @@ class Courier:
         files = self._send_outputs((result or {}).get("files", ()))
         if ending.outcome == "preempted" and self._cancelled() is not None:
             ending = dataclasses.replace(ending, outcome="cancelled", reason="cancelled", cause="cancelled")
+        if self._keeping is not None and ending.outcome != "preempted":
+            self._keeping.join(max(0.0, self._until - 60 - time.monotonic()))
         self._stopwatch("end")
         document = self._document(ending, result or {}, files)
         data = json.dumps(document, sort_keys=True).encode()

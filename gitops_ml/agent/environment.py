@@ -1,5 +1,6 @@
 """What a training runs in: which Python, which packages, and which variables it sees."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -73,7 +74,7 @@ def find_python(version: str | None, environ: Mapping[str, str]) -> Path:
         return Path(sys.executable)
     seen = []
     for candidate in _pythons(version, environ):
-        found = _version(candidate)
+        found = version_of(candidate)
         if found is not None:
             if _fits(found, version):
                 return candidate
@@ -100,7 +101,8 @@ def _pythons(version: str, environ: Mapping[str, str]) -> Iterator[Path]:
     )
 
 
-def _version(python: Path) -> str | None:
+def version_of(python: Path) -> str | None:
+    """Return what Python an interpreter is; None: it does not run."""
     code = "import platform; print(platform.python_version())"
     try:
         done = subprocess.run(
@@ -136,7 +138,7 @@ def _folders_with_python(python: Path, scratch: Path) -> tuple[Path, ...]:
 
 
 def _cached_environment(python: Path, requirements: Path, cache: Path, log: Log, stop: Stop) -> Path:
-    version = _version(python)
+    version = version_of(python)
     identity = [version, platform.system(), platform.machine(), requirements.read_text(errors="surrogateescape")]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     folder = cache / "environments" / digest[:32]
@@ -152,12 +154,12 @@ def _cached_environment(python: Path, requirements: Path, cache: Path, log: Log,
         if not mark.exists():
             shutil.rmtree(folder, ignore_errors=True)
             log.say(f"building environment {digest[:12]}: Python {version}, {requirements.name}")
-            pip = _pip(python)
+            pip = pip_for(python)
             venv = [str(python), "-I", "-m", "venv", *(["--without-pip"] if pip else []), str(folder)]
             _step(venv, requirements.parent, log, stop)
-            inside = str(folder / "bin" / "python")
+            inside = folder / "bin" / "python"
             install = [
-                *([*pip, "--python", inside] if pip else [inside, "-I", "-m", "pip"]),
+                *(_into(pip, inside) if pip else [str(inside), "-I", "-m", "pip"]),
                 "install", "--require-hashes", "--no-input", "--disable-pip-version-check", "--quiet",
                 "--requirement", str(requirements),
             ]  # fmt: skip
@@ -168,18 +170,26 @@ def _cached_environment(python: Path, requirements: Path, cache: Path, log: Log,
     return folder
 
 
-def _pip(python: Path) -> list[str] | None:
-    """Return a pip that can install into another environment; None: this Python has none (of 22.3 or newer).
+def pip_for(python: Path) -> list[str] | None:
+    """Return a pip that can install for this Python; None: there is none (of 22.3 or newer).
 
-    A virtual environment with a pip of its own takes seconds longer to make.
+    The Python's own, or the one that came with us: images without pip are common. With ``--python`` it installs into
+    another environment, and a virtual environment with a pip of its own takes seconds longer to make.
     """
     command = [str(python), "-I", "-m", "pip"]
     code = "import pip; print(*pip.__version__.split('.')[:2])"
-    try:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError):
         done = subprocess.run([python, "-I", "-c", code], check=False, capture_output=True, text=True, timeout=20)
-        return command if tuple(map(int, done.stdout.split())) >= (22, 3) else None
-    except (OSError, subprocess.TimeoutExpired, ValueError):
-        return None
+        if tuple(map(int, done.stdout.split())) >= (22, 3):
+            return command
+    brought = Path(__file__).parents[2] / "pip.zip"
+    return [sys.executable, "-I", str(brought / "pip"), "--python", str(python)] if brought.is_file() else None
+
+
+def _into(pip: Sequence[str], python: Path) -> list[str]:
+    """Return the pip for another Python than the one that it was found for."""
+    plain = pip[: pip.index("--python")] if "--python" in pip else pip
+    return [*plain, "--python", str(python)]
 
 
 def _step(command: Sequence[str], cwd: Path, log: Log, stop: Stop) -> None:

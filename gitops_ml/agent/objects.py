@@ -5,7 +5,7 @@ Objects are immutable unless it is said; of two that belong together the one tha
 
     agents/DIGEST.zip              the agent program, by its SHA-256
     bundles/DIGEST.tar             a trial's bundle, by its SHA-256
-    environments/...               what was installed once, by the digest of what asked for it
+    environments/...               packages that were fetched once, by the digest of what asked for them
     jobs/KEY/job.json              which trial it is, for people: experiment, seed, params, submitted_at
     jobs/KEY/N/lease.json          attempt N may start, created once: what is started, where, until when
     jobs/KEY/N/cancel.json         somebody wants it ended: by, reason, at
@@ -83,6 +83,8 @@ class Lease:
     """When the last machine that this lease can start must be gone."""
     secrets: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Name -> where the machine finds the value (an SSM parameter). Never a value."""
+    index_url: str = ""
+    """Where packages come from the first time, without a credential; empty: as the image is configured."""
     grace_s: float = 60
     """Between the wish to end a training and its end by force."""
     cloud: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,11 +1,8 @@
 """Environments: found, built once by digest, and refused in words."""
 
-import base64
-import hashlib
 import os
 import platform
 import sys
-import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from gitops_ml.backends.local import LocalBackend
 from gitops_ml.bundles import bundle
 from gitops_ml.planning import Trial
 from gitops_ml.spec import Environment
+from tests.fakes.packages import wheel
 from tests.fakes.trials import Objects, trial, until
 
 
@@ -60,7 +58,7 @@ class Site:
     """A local backend whose package index is a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.wheel = _wheel(folder)
+        self.wheel = wheel(folder)
         self.objects = Objects()
         environ = {"PATH": os.environ["PATH"], "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
         self.backend = LocalBackend(
@@ -108,22 +106,3 @@ def test_environment__another_hash__is_refused(tmp_path: Path) -> None:
 def _fake_python(file: Path, version: str) -> None:
     file.write_text(f"#!/bin/sh\necho {version}\n")
     file.chmod(0o755)
-
-
-def _wheel(folder: Path) -> str:
-    """Write a wheel by hand and return its SHA-256."""
-    info = "tinything-1.0.dist-info"
-    files = {
-        "tinything.py": b"",
-        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n",
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    rows = []
-    path = folder / "tinything-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        for name, data in files.items():
-            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-            rows.append(f"{name},sha256={digest},{len(data)}")
-            wheel.writestr(name, data)
-        wheel.writestr(f"{info}/RECORD", "\n".join([*rows, f"{info}/RECORD,,", ""]))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
