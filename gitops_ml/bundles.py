@@ -1,47 +1,68 @@
 """Turn a trial into what the agent gets: its orders, and a tar of exactly the objects that were keyed."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
+import os
 import posixpath
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from gitops_ml import datasets, templates
 from gitops_ml.agent import orders
 from gitops_ml.backends.base import Bundle
-from gitops_ml.errors import NotSupportedError, UserError
+from gitops_ml.errors import UserError
+from gitops_ml.globs import rooted
 from gitops_ml.planning import TreeFile, Trial
+from gitops_ml.pointers import LfsPointer, lfs_pointer
+from gitops_ml.records import Version
 
 Blobs = Callable[[Sequence[str]], Iterator[tuple[str, bytes]]]
 """Object ids -> (id, bytes) in the order asked; ``git.Repository.blobs``."""
 
-_LFS = b"version https://git-lfs.github.com/spec/"
+
+class Elsewhere(Protocol):
+    """What a repository's own objects do not hold; ``elsewhere.Elsewhere``."""
+
+    def lfs_store(self, version: Version) -> str:
+        """Return the address of the LFS store as that version has it; empty: there is none."""
+
+    def lfs_file(self, path: str, pointer: LfsPointer, version: Version) -> contextlib.AbstractContextManager[Path]:
+        """Yield a file with the content that a pointer stands for."""
+
+    def submodule(self, path: str, commit: str) -> Iterator[tuple[TreeFile, bytes | Path]]:
+        """Yield the files of a submodule and of those in it, paths from its own root, with their content."""
 
 
 @contextlib.contextmanager
-def bundle(trial: Trial, blobs: Blobs) -> Iterator[Bundle]:
+def bundle(trial: Trial, blobs: Blobs, elsewhere: Elsewhere | None = None) -> Iterator[Bundle]:
     """Yield the trial's bundle. Equal trials give equal bytes: sorted, without times and owners.
 
+    A Git LFS pointer in the code is replaced by what it stands for. One that is a data entry of its own stays out: the
+    agent fetches that file, once for all trials of its machine.
+
     Raises:
-        NotSupportedError: a submodule, or a Git LFS pointer instead of the file.
-        UserError: a link that leads out of the repository.
+        UserError: a link that leads out of the repository, or a submodule or LFS file that is not to be had.
     """
     files = sorted(trial.files, key=lambda file: file.path)
-    for file in files:
-        if file.mode == "160000":
-            raise NotSupportedError(
-                f"{trial.experiment.path}: {file.path} is a submodule; submodules are not supported yet. "
-                "Leave it out with `code.exclude`"
-            )
+    pointers = dict(_data_pointers(trial, files, blobs))
+    store = elsewhere.lfs_store(trial.version) if elsewhere is not None and pointers else ""
+    made = orders_for(trial, {name: _lfs_source(pointer, store) for name, (_, pointer) in pointers.items()})
+    left_out = {path for path, _ in pointers.values()}
+    files = [file for file in files if file.path not in left_out]
     with tempfile.NamedTemporaryFile(prefix="gitops-ml-", suffix=".tar") as spool:
         with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            made = orders_for(trial)
             _add(tar, "trial.json", orders.to_json(made), mode=0o644)
-            for file, (_, content) in zip(files, blobs([file.oid for file in files]), strict=True):
-                _add_file(tar, trial, file, content)
+            own = blobs([file.oid for file in files if file.mode != _SUBMODULE])
+            for file in files:
+                if file.mode == _SUBMODULE:
+                    _add_submodule(tar, trial, file, elsewhere)
+                else:
+                    _add_file(tar, trial, file, next(own)[1], elsewhere)
         spool.flush()
         spool.seek(0)
         digest = hashlib.file_digest(spool, "sha256").hexdigest()
@@ -50,8 +71,29 @@ def bundle(trial: Trial, blobs: Blobs) -> Iterator[Bundle]:
         yield Bundle(digest=digest, open=lambda: path.open("rb"), variables=datasets.variables(kinds))
 
 
-def orders_for(trial: Trial) -> orders.Orders:
-    """Return what the agent is to do for the trial."""
+_SUBMODULE = "160000"
+
+
+def _data_pointers(
+    trial: Trial, files: Sequence[TreeFile], blobs: Blobs
+) -> Iterator[tuple[str, tuple[str, LfsPointer]]]:
+    """Yield (name, (path, pointer)) of the data entries that are one file which Git LFS keeps."""
+    by_path = {file.path: file for file in files if file.mode in ("100644", "100755")}
+    for entry in trial.experiment.data:
+        path = None if "://" in entry.uri else rooted(trial.experiment.workdir, entry.uri)
+        if path in by_path:
+            ((_, content),) = blobs([by_path[path].oid])
+            if (pointer := lfs_pointer(content)) is not None:
+                yield entry.name, (path, pointer)
+
+
+def _lfs_source(pointer: LfsPointer, store: str) -> Mapping[str, str]:
+    return {"kind": "lfs", "oid": pointer.oid, "size": str(pointer.size_bytes), "url": store}
+
+
+def orders_for(trial: Trial, sources: Mapping[str, Mapping[str, str]] | None = None) -> orders.Orders:
+    """Return what the agent is to do for the trial; ``sources``: of data whose pointer was found by now, by name."""
+    where = {**trial.sources, **(sources or {})}
     experiment = trial.experiment
     command = templates.render(experiment.run, trial.params, trial.seed, trial.key)
     metrics = experiment.metrics
@@ -71,7 +113,10 @@ def orders_for(trial: Trial) -> orders.Orders:
         requirements=experiment.environment.requirements,
         env=dict(experiment.environment.env),
         secrets=experiment.environment.secrets,
-        data=tuple(orders.DataOrder(name=d.name, uri=d.uri, version=d.version) for d in experiment.data),
+        data=tuple(
+            orders.DataOrder(name=d.name, uri=d.uri, version=d.version, source=where.get(d.name, {}))
+            for d in experiment.data
+        ),
         gpus=experiment.resources.gpu.count if experiment.resources.gpu else 0,
         max_duration_s=experiment.budget.max_duration_s,
         max_wait_s=experiment.budget.max_wait_s,
@@ -90,9 +135,11 @@ def _below(path: str) -> str:
     return plain
 
 
-def _add_file(tar: tarfile.TarFile, trial: Trial, file: TreeFile, content: bytes) -> None:
+def _add_file(
+    tar: tarfile.TarFile, trial: Trial, file: TreeFile, content: bytes | Path, elsewhere: Elsewhere | None
+) -> None:
     name = f"code/{file.path}"
-    if file.mode == "120000":
+    if file.mode == "120000" and isinstance(content, bytes):
         target = content.decode(errors="surrogateescape")
         if target.startswith("/") or posixpath.normpath(f"{posixpath.dirname(file.path)}/{target}").startswith("../"):
             raise UserError(f"{trial.experiment.path}: the link {file.path} leads out of the repository, to {target}")
@@ -100,15 +147,31 @@ def _add_file(tar: tarfile.TarFile, trial: Trial, file: TreeFile, content: bytes
         member.type, member.linkname, member.mode = tarfile.SYMTYPE, target, 0o777
         tar.addfile(member)
         return
-    if content.startswith(_LFS) and len(content) < 1024:
-        raise NotSupportedError(
-            f"{trial.experiment.path}: {file.path} is a Git LFS pointer; Git LFS is not supported yet. "
-            "Leave it out with `code.exclude`, or commit the file itself"
-        )
+    pointer = lfs_pointer(content) if isinstance(content, bytes) else None
+    if pointer is not None:
+        if elsewhere is None:
+            raise UserError(f"{trial.experiment.path}: {file.path} is kept by Git LFS, and there is no clone to ask")
+        with elsewhere.lfs_file(file.path, pointer, trial.version) as found:
+            _add(tar, name, found, mode=0o755 if file.mode == "100755" else 0o644)
+        return
     _add(tar, name, content, mode=0o755 if file.mode == "100755" else 0o644)
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes, *, mode: int) -> None:
+def _add_submodule(tar: tarfile.TarFile, trial: Trial, module: TreeFile, elsewhere: Elsewhere | None) -> None:
+    if elsewhere is None:
+        raise UserError(f"{trial.experiment.path}: {module.path} is a submodule, and there is no clone to ask")
+    files = sorted(elsewhere.submodule(module.path, module.oid), key=lambda found: found[0].path)
+    for file, content in files:
+        _add_file(tar, trial, dataclasses.replace(file, path=f"{module.path}/{file.path}"), content, None)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes | Path, *, mode: int) -> None:
     member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), mode
+    member.mode = mode
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            member.size = os.fstat(file.fileno()).st_size
+            tar.addfile(member, file)
+        return
+    member.size = len(content)
     tar.addfile(member, io.BytesIO(content))

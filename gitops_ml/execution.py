@@ -17,7 +17,7 @@ from typing import Protocol
 
 from gitops_ml.agent.redaction import redacted
 from gitops_ml.backends.base import Backend, JobState, JobStatus
-from gitops_ml.bundles import Blobs, bundle
+from gitops_ml.bundles import Blobs, Elsewhere, bundle
 from gitops_ml.errors import ExitCode, ServiceError, UserError, worst
 from gitops_ml.git import locked
 from gitops_ml.ledger import attempt_path
@@ -94,6 +94,8 @@ class Ports:
     """A secret's value by its name, to keep it out of what is kept."""
     now: Callable[[], datetime]
     wait: Callable[[float], None]
+    elsewhere: Elsewhere | None = None
+    """Where files are that git's objects only point to."""
     on_event: Callable[[Event], None] = lambda _: None
     on_outputs: Callable[[Record, Path], None] = lambda _record, _folder: None
     """Gets each new record with the raw outputs it was made from, before they are removed."""
@@ -273,7 +275,7 @@ class _Execution:
             job.follower.start()
 
     def _submit(self, job: _Job) -> None:
-        with bundle(job.trial, self._ports.blobs) as made:
+        with bundle(job.trial, self._ports.blobs, self._ports.elsewhere) as made:
             job.status = job.backend.submit(job.trial, made)
         job.submitted = True
         self._emit(Event(kind=EventKind.SUBMITTED, trial=job.trial, status=job.status))

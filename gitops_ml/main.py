@@ -36,6 +36,7 @@ COMMANDS = {
     "show": "one record or report in full",
     "diff": "two records: parameters, code, data, environment, metrics",
     "board": "the ledger as a static site: leaderboard, trends, all reports",
+    "lock": "pin data outside of the repository: write its version into the specs",
     "verify": "the ledger's integrity: keys, digests, and that it was only appended to",
     "schema": "print a schema",
     "doctor": "look at each part's set-up, with the exact fix",

@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from gitops_ml import pointers
 from gitops_ml.errors import UserError
-from gitops_ml.globs import compiled, rooted
+from gitops_ml.globs import compiled, folders_above, rooted
 from gitops_ml.pins import content
 from gitops_ml.records import BaselineChoice, Record, Version
 from gitops_ml.spec import Data, Experiment, Missing, RandomSweep, Range, Scalar, Value
@@ -64,6 +65,8 @@ class Trial:
     repeat: int = 0
     files: tuple[TreeFile, ...] = ()
     """What the bundle holds, paths from the repository's root: included code, environment, repository data."""
+    sources: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """Of data that DVC keeps, by the entry's name: what ``datasets.dvc`` needs to find it."""
     evaluation: str | None = None
     confirms: bool = False
     """Trained on a fresh seed to confirm a sweep's winner."""
@@ -211,7 +214,7 @@ def data_files(data: Data, experiment: Experiment, tree: Tree) -> tuple[TreeFile
     """Return the repository files of a data entry: one file, or all below a folder; none for other kinds of URI."""
     if "://" in data.uri:
         return ()
-    path = inside(data.uri, experiment.workdir)
+    path = inside(data.uri, experiment.workdir).rstrip("/")
     if path in tree.files:
         return (tree.files[path],)
     return tuple(file for name, file in tree.files.items() if name.startswith(path + "/"))
@@ -227,10 +230,34 @@ def data_pin(data: Data, experiment: Experiment, tree: Tree) -> str:
         return content(data.version)
     files = data_files(data, experiment, tree)
     if not files:
-        raise UserError(f"{experiment.path}: data `{data.name}`: {data.uri} is not in {_name(tree.version)}")
-    if files[0].path == inside(data.uri, experiment.workdir):
+        out = _dvc_out(data, experiment, tree)
+        if out is None:
+            raise UserError(f"{experiment.path}: data `{data.name}`: {data.uri} is not in {_name(tree.version)}")
+        return f"md5:{out.md5}"
+    if files[0].path == inside(data.uri, experiment.workdir).rstrip("/"):
         return f"git:{files[0].oid}"
     return f"git-tree:{files_digest(files)}"
+
+
+def data_source(data: Data, experiment: Experiment, tree: Tree) -> Mapping[str, str]:
+    """Return what ``datasets.dvc`` needs to find a data entry that DVC keeps; empty: it does not."""
+    if "://" in data.uri or data_files(data, experiment, tree):
+        return {}
+    out = _dvc_out(data, experiment, tree)
+    if out is None:
+        return {}
+    configs = [f"{folder}/.dvc/config".lstrip("/") for folder in folders_above(inside(data.uri, experiment.workdir))]
+    config = next((path for path in configs if path in tree.files), None)
+    remote = pointers.dvc_remote(tree.read(tree.files[config].oid), config, out.remote) if config is not None else {}
+    return {"kind": "dvc", "md5": out.md5, "layout": out.layout, **remote}
+
+
+def _dvc_out(data: Data, experiment: Experiment, tree: Tree) -> pointers.DvcOut | None:
+    path = inside(data.uri, experiment.workdir).rstrip("/")
+    for file in pointers.dvc_files(path):
+        if file in tree.files and (out := pointers.dvc_out(tree.read(tree.files[file].oid), file, path)) is not None:
+            return out
+    return None
 
 
 def environment_files(experiment: Experiment, tree: Tree) -> tuple[TreeFile, ...]:
@@ -354,6 +381,7 @@ def side_trials(
         *environment_files(experiment, tree),
         *(file for entry, holder in data for file in data_files(entry, experiment, holder)),
     ]
+    sources = {entry.name: source for entry, holder in data if (source := data_source(entry, experiment, holder))}
     evaluation = tuple(inside(glob, experiment.workdir) for glob in experiment.metrics.evaluation)
     evaluates = compiled(evaluation)
     evaluating = [file for path, file in tree.files.items() if evaluation and evaluates(path)]
@@ -381,6 +409,7 @@ def side_trials(
             seed=seed,
             repeat=repeat,
             files=files,
+            sources=sources,
             evaluation=files_digest(evaluating) if evaluation else None,
             confirms=confirms,
         )

@@ -62,6 +62,17 @@ class Source:
                 return self.position(path)
         return _place(self._text, index)
 
+    def span(self, path: Sequence[str | int]) -> tuple[int, int] | None:
+        """Return where in the text, less a BOM, the value at the path starts and ends; None: there is no such value."""
+        event = self._event(path)
+        if self._container(path) is None or event.start_mark.index is None:
+            return None
+        return event.start_mark.index, event.end_mark.index
+
+    def in_brackets(self, path: Sequence[str | int]) -> bool:
+        """Say whether the list or mapping at the path is written in brackets, on one line mostly."""
+        return bool(getattr(self._event(path), "flow_style", False))
+
     def contains(self, pattern: re.Pattern[str]) -> bool:
         """Say whether the pattern occurs in the text; one with escapes in it may hide what it means."""
         return "\\" in self._text or pattern.search(self._text) is not None

@@ -16,7 +16,8 @@ from typing import Protocol
 
 from gitops_ml import pins, plugins
 from gitops_ml.diagnostics import Diagnostic, Position, Severity
-from gitops_ml.globs import compiled, folder_of, folders_above, is_glob, rooted
+from gitops_ml.globs import compiled, folder_of, is_glob, rooted
+from gitops_ml.pointers import dvc_files
 from gitops_ml.schema import accepts, findings, nearest, nearest_or_all
 from gitops_ml.source import Path, Source, read_source, shown, strings
 from gitops_ml.spec import (
@@ -299,8 +300,7 @@ class _Checks:
         """Say whether DVC may have the path: beside it is a file of DVC's, or above it one of a pipeline's outputs."""
         if self.files is None or self.files.kind(at) is not None:
             return False
-        places = [f"{at.rstrip('/')}.dvc", *(posixpath.join(folder, "dvc.lock") for folder in folders_above(at))]
-        return any(self.files.kind(place) == "file" for place in places)
+        return any(self.files.kind(place) == "file" for place in dvc_files(at.rstrip("/")))
 
     def paths(self) -> Iterator[Diagnostic]:
         spec = self.spec

@@ -78,6 +78,7 @@ class DataCache:
 
     def learn(self, name: str, get: Callable[[Path], None]) -> str:
         """Get a file of which nothing is known, keep it, and return its ``sha256:`` digest."""
+        self._say(f"reading {name} to learn its digest")
         partial = self._partial(f"{name} {os.getpid()} {threading.get_ident()} {time.monotonic_ns()}")
         try:
             get(partial)

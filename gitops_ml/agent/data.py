@@ -54,6 +54,6 @@ def bring(
             dataset = for_uri(entry.uri, outside, entry.source)
             found[entry.name] = dataset.fetch(entry.uri, entry.version, into / entry.name)
         except DatasetError as error:
-            raise DatasetError(f"data `{entry.name}`: {error}") from error
+            raise type(error)(f"data `{entry.name}`: {error}") from error
     kept.trim()
     return found

@@ -113,9 +113,12 @@ def collect_ended(
 def _ports(
     tools: Tools, progress: Progress, on_outputs: Callable[[Record, Path], None], origin: Origin | None
 ) -> Ports:
+    from gitops_ml.elsewhere import Elsewhere
+
     return Ports(
         backend=lambda trial: _backend(trial, tools),
         blobs=tools.repository.blobs,
+        elsewhere=Elsewhere(tools.repository, tools.environ, remote=tools.project.ledger.remote, say=tools.note),
         results=tools.results,
         storage=_Telling(tools),
         scratch=tools.repository.state / "collected",

@@ -45,6 +45,30 @@ def findings_at(revision: str, tools: Tools) -> Sequence[Diagnostic]:
     return _commit((), revision, tools)[1]
 
 
+def spec_files(paths: Sequence[str], tools: Tools) -> Mapping[str, Path]:
+    """Return the specs of the repository that are meant, by their path in it: files, those below folders, or all.
+
+    Raises:
+        UserError: one is not there, not in the repository, or a symbolic link.
+    """
+    top = tools.repository.top
+    specs = tools.project.specs
+    found: list[str] = [] if paths else _select(WorkTree(top), specs)
+    for given in paths:
+        path = Path(os.path.abspath(tools.cwd / given))  # noqa: PTH100 a symlink keeps its own name
+        if not path.is_relative_to(top):
+            raise UserError(f"{given} is not in the repository at {top}")
+        if path.is_dir():
+            found += _below(path, given, top)
+        elif path.is_file():
+            found.append(path.relative_to(top).as_posix())
+        else:
+            raise UserError(f"there is no file {given}")
+    if links := [path for path in found if (top / path).is_symlink()]:
+        raise UserError(f"{links[0]}: {linked(links[0]).message}")
+    return {path: top / path for path in dict.fromkeys(found)}
+
+
 class WorkTree:
     """The files on disk below a folder, as ``Files``."""
 

@@ -22,6 +22,10 @@ class DatasetError(Exception):
     """The data is not there, cannot be reached, or is not what was pinned; the text names both digests."""
 
 
+class UnreachableError(DatasetError):
+    """The source does not answer; another time it may."""
+
+
 class Dataset(Protocol):
     """One kind of data URI."""
 

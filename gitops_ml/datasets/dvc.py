@@ -63,7 +63,7 @@ class DvcDataset:
             self._cache.place(Wanted(name=name, digest=digest), target, lambda file: self._get(md5, file))
         except DatasetError as error:
             said = str(error)
-            raise DatasetError(said if said.startswith(f"{name} ") else f"{name}: DVC: {said}") from error
+            raise type(error)(said if said.startswith(f"{name} ") else f"{name}: DVC: {said}") from error
 
     def _get(self, md5: str, file: Path) -> None:
         path = "/".join(filter(None, (self._layout, md5[:2], md5[2:])))
@@ -79,7 +79,9 @@ class DvcDataset:
             self._web.download(place, file)
         elif "://" in remote:
             raise DatasetError(f"the remote {remote} cannot be read; a folder, s3:// or https:// can")
-        elif not copied(Path(place), file):
+        elif not Path(remote).is_absolute() and self._outside.clone is None:
+            raise DatasetError(f"the remote {remote} is a folder beside the repository, which is not on this machine")
+        elif not copied((self._outside.clone or Path()) / place, file):
             raise DatasetError(f"the remote does not have it ({place}): dvc push")
 
 

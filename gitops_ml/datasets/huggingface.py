@@ -107,7 +107,7 @@ class HuggingFaceDataset:
         try:
             return self._web.document(url, private=self._private, body=body)
         except DatasetError as error:
-            raise DatasetError(f"{uri}: {error}") from error
+            raise type(error)(f"{uri}: {error}") from error
 
 
 class _Place:

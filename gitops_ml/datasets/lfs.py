@@ -50,9 +50,14 @@ class LfsDataset:
         Raises:
             DatasetError: it is in neither, or the store refuses it.
         """
-        for folder in _stores(self._outside.clone):
-            if copied(folder / self._oid[:2] / self._oid[2:4] / self._oid, file):
+        if any(copied(kept, file) for kept in objects(self._outside.clone, self._oid)):
+            return
+        if self._url.startswith("file://"):  # a remote on this machine, bare or not
+            remote = Path(urllib.parse.unquote(urllib.parse.urlsplit(self._url).path))
+            path = f"lfs/objects/{self._oid[:2]}/{self._oid[2:4]}/{self._oid}"
+            if copied(remote / path, file) or copied(remote / ".git" / path, file):
                 return
+            raise DatasetError(f"{uri}: Git LFS: {remote} does not have it: git lfs push")
         if not self._url:
             raise DatasetError(
                 f"{uri}: Git LFS keeps it, this clone does not have it, and no remote says where the store is: "
@@ -68,7 +73,7 @@ class LfsDataset:
         try:
             answer, _ = self._web.document(f"{self._url}/objects/batch", private=private, body=question, media=_MEDIA)
         except DatasetError as error:
-            raise DatasetError(f"{uri}: Git LFS: {error}") from error
+            raise type(error)(f"{uri}: Git LFS: {error}") from error
         href, headers = self._action(uri, answer)
         if _same_host(href, self._url):
             headers = {**private, **headers}
@@ -88,10 +93,11 @@ class LfsDataset:
             raise DatasetError(f"{uri}: the Git LFS store answers with something else than its API says") from None
 
 
-def _stores(clone: Path | None) -> Iterator[Path]:
+def objects(clone: Path | None, oid: str) -> Iterator[Path]:
+    """Yield where a clone on this machine may have a file: git's own store, and ours for what was never committed."""
     if clone is not None:
-        yield git_folder(clone) / "lfs" / "objects"
-        yield clone / ".gitops-ml" / "git" / "lfs" / "objects"
+        for store in (git_folder(clone), clone / ".gitops-ml" / "git"):
+            yield store / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
 
 
 def _same_host(one: str, other: str) -> bool:

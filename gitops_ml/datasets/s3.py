@@ -16,7 +16,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gitops_ml.datasets.base import DatasetError, Outside, Wanted, all_at_once, below, changed, file_name, manifest
+from gitops_ml.datasets.base import (
+    DatasetError,
+    Outside,
+    UnreachableError,
+    Wanted,
+    all_at_once,
+    below,
+    changed,
+    file_name,
+    manifest,
+)
 from gitops_ml.datasets.web import refuse_reserved
 from gitops_ml.pins import Pin, pin_from
 
@@ -124,7 +134,7 @@ class S3Dataset:
             code = str(error.response.get("Error", {}).get("Code", ""))
             raise DatasetError(f"{uri}: {_WORDS.get(code, f'S3 refuses it ({code})')}") from error
         except (BotoCoreError, Boto3Error) as error:
-            raise DatasetError(f"{uri}: {error}") from error
+            raise UnreachableError(f"{uri}: {error}") from error
 
     def _client(self) -> Any:
         with self._making:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gitops_ml.datasets.base import DatasetError, Outside
+from gitops_ml.datasets.base import DatasetError, Outside, UnreachableError
 
 MAX_REDIRECTS = 5
 TRIES = 5
@@ -219,7 +219,7 @@ class Web:
                 break
             self._say(f"{shown(url)}: {why}; trying again")
             self._wait(max(pause_s, min(2.0**vain, 30.0)))
-        raise DatasetError(f"{shown(url)}: given up after {TRIES} tries in a row: {why}")
+        raise UnreachableError(f"{shown(url)}: given up after {TRIES} tries in a row: {why}")
 
     def _judge(self, url: str, response: http.client.HTTPResponse) -> None:
         """Accept a good answer; raise for any other."""

@@ -32,6 +32,7 @@ from gitops_ml.git.objects import (
     TreeEntry,
     checked_oid,
     identity,
+    parse_listing,
     parse_status,
     parse_tree,
     quoted,
@@ -63,6 +64,7 @@ from gitops_ml.git.state import (
     state_folder,
     write_if_different,
 )
+from gitops_ml.git.submodules import module_files
 from gitops_ml.globs import compiled
 from gitops_ml.planning import Tree, TreeFile
 from gitops_ml.records import Version
@@ -346,6 +348,26 @@ class Repository:
             return None
         return CREDENTIALS.sub(r"\1", os.fsdecode(done.stdout).splitlines()[0])
 
+    def setting(self, name: str) -> str | None:
+        """Return a setting of the user's git, without credentials in its URL; None: it is not set."""
+        return _setting(self._read_git(["config", "--get", name], check=False))
+
+    def setting_at(self, tree: str, path: str, name: str) -> str | None:
+        """Return a setting in a file of a tree, without credentials in its URL; None: there is none."""
+        if not tree or self.object(f"{checked_oid(tree)}:{path}") is None:
+            return None
+        return _setting(self._read_git(["config", "--blob", f"{tree}:{path}", "--get", name], check=False))
+
+    def submodule(self, path: str, commit: str) -> Iterator[tuple[TreeFile, bytes, Path]]:
+        """Yield (file, content, git folder) of a submodule's commit, and of the submodules in it.
+
+        Raises:
+            UserError: this clone does not have that commit.
+        """
+        return module_files(
+            self.top, self._layout.objects.parent, path, checked_oid(commit), command=self._command, env=self._environ
+        )
+
     # Acts, on the private repository and on remotes alone
 
     def fetch(self, remote: str, refspec: str, *, whole: bool = False) -> str | None:
@@ -616,11 +638,7 @@ class Repository:
             done = self._read_git(args, check=False)
         if done.returncode:
             raise GitError(f"git cannot list {version.commit[:12] or version.label}: {what_git_said(done)}")
-        files = {}
-        for line in os.fsdecode(done.stdout).split("\0")[:-1]:
-            head, _, path = line.partition("\t")
-            mode, _, oid = head.split(" ")
-            files[path] = TreeFile(path, mode, oid)
+        files = {file.path: file for file in parse_listing(done.stdout)}
         return Tree(version=version, files=files, read=functools.partial(self._blob, files))
 
     def _blob(self, files: Mapping[str, TreeFile], oid: str) -> bytes:
@@ -727,6 +745,10 @@ _DEEPEN = (50, 500, 0)
 """How far to deepen, step by step; 0: all of it."""
 _MOVED = ("stale info", "fetch first", "non-fast-forward", "cannot lock ref", "failed to update ref", "already exists",
           "incorrect old value", "failed to lock", "remote ref updated")  # fmt: skip
+
+
+def _setting(done: "subprocess.CompletedProcess[bytes]") -> str | None:
+    return None if done.returncode else CREDENTIALS.sub(r"\1", os.fsdecode(done.stdout).strip())
 
 
 def _branch(name: str) -> str | None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from gitops_ml.errors import GitError
+from gitops_ml.planning import TreeFile
 from gitops_ml.values import dataclass
 
 AUTHOR = "gitops-ml <gitops-ml@noreply.invalid>"
@@ -98,6 +99,16 @@ def parse_tree(data: bytes, width: int) -> dict[str, TreeEntry]:
         entries[os.fsdecode(data[space + 1 : end])] = TreeEntry(mode=data[at:space].decode().zfill(6), oid=oid)
         at = end + 1 + width
     return entries
+
+
+def parse_listing(out: bytes) -> list[TreeFile]:
+    """Parse ``ls-tree -r -z``."""
+    files = []
+    for line in os.fsdecode(out).split("\0")[:-1]:
+        head, _, path = line.partition("\t")
+        mode, _, oid = head.split(" ")
+        files.append(TreeFile(path, mode, oid))
+    return files
 
 
 @dataclass(frozen=True, slots=True)

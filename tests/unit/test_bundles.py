@@ -1,8 +1,10 @@
 """Bundles: exactly the keyed objects, and the same bytes for the same trial."""
 
+import contextlib
 import dataclasses
 import hashlib
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ import pytest
 from gitops_ml.agent.orders import from_json, to_json
 from gitops_ml.agent.unpack import BundleError, unpack
 from gitops_ml.bundles import bundle, orders_for
-from gitops_ml.errors import NotSupportedError, UserError
-from gitops_ml.planning import Trial
+from gitops_ml.errors import UserError
+from gitops_ml.planning import TreeFile, Trial
 from gitops_ml.spec import Artifact, Budget, Data, Environment, Gpu, Metrics, Read, Resources
+from tests.fakes.files import pointer
 from tests.fakes.trials import Objects, trial
 
 
@@ -21,8 +24,8 @@ def objects() -> Objects:
     return Objects()
 
 
-def made(of: Trial, objects: Objects) -> bytes:
-    with bundle(of, objects.blobs) as made, made.open() as file:
+def made(of: Trial, objects: Objects, away: "Away | None" = None) -> bytes:
+    with bundle(of, objects.blobs, away) as made, made.open() as file:
         data = file.read()
         assert hashlib.sha256(data).hexdigest() == made.digest
     return data
@@ -49,21 +52,90 @@ def test_bundle__unpacked__is_what_was_keyed(objects: Objects, tmp_path: Path) -
     assert (tmp_path / "into/code/link").readlink() == Path("a/x.sh")
 
 
-def test_bundle__submodule__is_refused(objects: Objects) -> None:
-    with pytest.raises(NotSupportedError) as refused:
-        made(trial(files=[objects.file("vendor/lib", "", "160000")]), objects)
+class Away:
+    """An LFS store and a submodule, in memory."""
 
-    assert str(refused.value) == (
-        "experiments/digits.yaml: vendor/lib is a submodule; submodules are not supported yet. "
-        "Leave it out with `code.exclude`"
+    def __init__(self, folder: Path, content: bytes = b"") -> None:
+        self.folder = folder
+        self.content = content
+        self.asked: list[str] = []
+
+    def lfs_store(self, version: object) -> str:
+        return "https://example.org/acme/digits.git/info/lfs"
+
+    @contextlib.contextmanager
+    def lfs_file(self, path: str, pointer: object, version: object) -> Iterator[Path]:
+        self.asked.append(path)
+        (self.folder / "content").write_bytes(self.content)
+        yield self.folder / "content"
+
+    def submodule(self, path: str, commit: str) -> Iterator[tuple[TreeFile, bytes]]:
+        yield TreeFile("src/lib.py", "100644", "1" * 40), f"{path} at {commit}".encode()
+        yield TreeFile("run.sh", "100755", "2" * 40), b"true"
+        yield TreeFile("link", "120000", "3" * 40), b"src/lib.py"
+
+
+def test_bundle__submodule__its_files_are_in_it(objects: Objects, tmp_path: Path) -> None:
+    module = objects.file("vendor/lib", "", "160000")
+
+    tar = made(trial(files=[objects.file("a.py"), module, objects.file("z.py")]), objects, Away(tmp_path))
+    (tmp_path / "b.tar").write_bytes(tar)
+
+    assert unpack(tmp_path / "b.tar", tmp_path / "into") == (
+        "trial.json", "code/a.py", "code/vendor/lib/link", "code/vendor/lib/run.sh", "code/vendor/lib/src/lib.py",
+        "code/z.py",
+    )  # fmt: skip
+    assert (tmp_path / "into/code/vendor/lib/link").read_text() == f"vendor/lib at {module.oid}"
+    assert (tmp_path / "into/code/vendor/lib/run.sh").stat().st_mode & 0o777 == 0o755
+
+
+def test_bundle__lfs_pointer_in_the_code__is_what_it_stands_for(objects: Objects, tmp_path: Path) -> None:
+    away = Away(tmp_path, b"weights" * 1000)
+    of = trial(files=[objects.file("model.bin", pointer(away.content), "100755"), objects.file("z.py", "z")])
+
+    (tmp_path / "b.tar").write_bytes(made(of, objects, away))
+    unpack(tmp_path / "b.tar", tmp_path / "into")
+
+    assert (tmp_path / "into/code/model.bin").read_bytes() == away.content
+    assert (tmp_path / "into/code/model.bin").stat().st_mode & 0o777 == 0o755
+    assert away.asked == ["model.bin"]
+
+
+def test_bundle__lfs_pointer_that_is_data__is_left_to_the_agent(objects: Objects, tmp_path: Path) -> None:
+    away = Away(tmp_path, b"1,2\n")
+    of = trial(
+        files=[objects.file("data/x.csv", pointer(away.content)), objects.file("a.py")],
+        data=(Data(name="train", uri="data/x.csv"),),
     )
 
+    with bundle(of, objects.blobs, away) as found, found.open() as file:
+        (tmp_path / "b.tar").write_bytes(file.read())
+    paths = unpack(tmp_path / "b.tar", tmp_path / "into")
 
-def test_bundle__lfs_pointer__is_refused(objects: Objects) -> None:
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (entry,) = from_json((tmp_path / "into/trial.json").read_bytes()).data
+    assert paths == ("trial.json", "code/a.py")
+    assert entry.source == {
+        "kind": "lfs",
+        "oid": hashlib.sha256(b"1,2\n").hexdigest(),
+        "size": "4",
+        "url": "https://example.org/acme/digits.git/info/lfs",
+    }
+    assert away.asked == []
+    assert "GITHUB_TOKEN" in found.variables
 
-    with pytest.raises(NotSupportedError, match=r"data\.bin is a Git LFS pointer"):
-        made(trial(files=[objects.file("data.bin", pointer)]), objects)
+
+def test_bundle__data_elsewhere__names_what_it_is_fetched_with(objects: Objects) -> None:
+    of = trial(
+        files=[objects.file("a.py")],
+        data=(
+            Data(name="a", uri="s3://bucket/x", version="v1"),
+            Data(name="b", uri="hf://acme/digits", version="0" * 40),
+        ),
+    )
+
+    with bundle(of, objects.blobs) as found:
+        assert {"AWS_SECRET_ACCESS_KEY", "AWS_REGION", "HF_TOKEN", "GITOPS_ML_ALLOW_HOSTS"} < {*found.variables}
+        assert "GITHUB_TOKEN" not in found.variables
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../secret", "../x/../../secret"])
