@@ -51,7 +51,7 @@ def test_built__again__is_the_same() -> None:
     archive.built.cache_clear()
 
     assert archive.built() == first
-    assert len(first.data) < 6 * 2**20
+    assert len(first.data) < 12 * 2**20
 
 
 def test_upload__twice__is_sent_once(tmp_path: Path) -> None:
