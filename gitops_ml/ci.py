@@ -206,6 +206,8 @@ def _github_event(environ: Mapping[str, str]) -> Event:
     payload = _payload(environ.get("GITHUB_EVENT_PATH"))
     read = _GITHUB.get(name)
     default = _text(payload, "repository", "default_branch") or None
+    if default is None and name == "schedule":
+        default = environ.get("GITHUB_REF_NAME") or None  # it runs on the default branch alone
     found = read(payload) if read else Event(kind=EventKind.OTHER)
     action = _text(payload, "action")
     return dataclasses.replace(

@@ -27,6 +27,7 @@ from gitops_ml.baselines import InvalidSpecError
 from gitops_ml.ci import COMMANDS_HELP, Event, EventKind, Spend, Steps, Verb, command_in, steps_for
 from gitops_ml.commands import _ci_publish
 from gitops_ml.commands._ci_console import Console
+from gitops_ml.commands._ci_identity import kept_fresh, refuse_beside_training
 from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
 from gitops_ml.commands._ci_reconcile import NO_RESULT, Part, reconcile
 from gitops_ml.commands._jobs import backend_names, known_jobs
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     console = Console(tools=tools, dotenv=tools.cwd / args.dotenv if args.dotenv else None)
     flow = Flow(args, tools, console)
     try:
-        return flow.run()
+        with kept_fresh(tools.environ, tools.note):
+            return flow.run()
     except InvalidSpecError as error:
         console.annotate(error.diagnostics)
         console.outputs({"verdict": "invalid"})
@@ -178,6 +180,9 @@ class Flow:
             return code
         if self._job == "plan":
             self._outputs["run"] = json.dumps(any(name != "local" for name in backend_names(self._tools)))
+            if self._args.out:
+                document = {"schema": "gitops-ml/ci-plan/v1", "keys": []}
+                _ci_publish.write(self._tools.cwd / self._args.out / "plan.json", json_bytes(document))
         return ExitCode.OK
 
     def forge(self) -> Forge:
@@ -498,6 +503,8 @@ class Flow:
         for _ in range(_ROUNDS):
             if not trials:
                 break
+            here = [t.experiment.name for t in trials if (t.experiment.backend or tools.project.backend) == "local"]
+            refuse_beside_training(tools.environ, here)
             done |= {trial.key for trial in trials}
             by_key = {trial.key: trial for trial in trials}
 

@@ -91,7 +91,10 @@ def spec_text(name: str, found: Findings) -> str:
 def ci_files(kind: str | None) -> dict[str, str]:
     """Return the CI's file by its path; none for another CI."""
     if kind == "github":
-        return {".github/workflows/gitops-ml.yml": _GITHUB.replace("VERSION", _tag())}
+        return {
+            ".github/workflows/gitops-ml.yml": _GITHUB.replace("VERSION", _tag()),
+            ".github/workflows/gitops-ml-reconcile.yml": _GITHUB_RECONCILE.replace("VERSION", _tag()),
+        }
     if kind == "gitlab":
         return {".gitlab-ci.yml": _GITLAB.replace("VERSION", _tag())}
     return {}
@@ -122,6 +125,27 @@ jobs:
       pull-requests: write     # publish: the comment
       statuses: write          # publish: the gate
     uses: {PROJECT}/.github/workflows/gitops-ml.yml@VERSION
+"""
+
+_GITHUB_RECONCILE = f"""\
+# Puts right what jobs that were killed have left behind: reports, comments, statuses that stay pending.
+# docs: https://github.com/{PROJECT}/blob/VERSION/docs/github.md
+name: gitops-ml reconcile
+on:
+  schedule:
+    - cron: "23 */6 * * *"     # four times a day; the minutes are counted on private repositories
+  workflow_dispatch:
+
+permissions: {{}}
+
+jobs:
+  reconcile:
+    permissions:
+      contents: write          # the ledger branch
+      pull-requests: write     # the comments
+      statuses: write          # the gates
+      actions: read            # whether the run behind a pending status is over
+    uses: {PROJECT}/.github/workflows/gitops-ml-reconcile.yml@VERSION
 """
 
 _GITLAB = f"""\

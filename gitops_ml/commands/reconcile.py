@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gitops_ml import ci
 from gitops_ml.commands._ci_console import Console
+from gitops_ml.commands._ci_identity import kept_fresh
 from gitops_ml.commands._ci_reconcile import Part, reconcile
 from gitops_ml.commands.ci import Flow
 from gitops_ml.errors import UserError
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
             "collects what has ended"
         )
     default = args.target or (event.default if event else None) or "main"
-    code, outputs = reconcile(Flow(args, tools, console), args, tools, default=default, part=Part(args.job))
+    with kept_fresh(tools.environ, tools.note):
+        code, outputs = reconcile(Flow(args, tools, console), args, tools, default=default, part=Part(args.job))
     console.outputs(outputs)
     return code

@@ -34,14 +34,17 @@ SNIPPETS = {
 GITHUB = {
     **WORKFLOWS,
     **{name: text for name, text in SNIPPETS.items() if re.search(r"^on:", text, re.MULTILINE)},
-    "init": ci_files("github")[".github/workflows/gitops-ml.yml"],
+    **{f"init:{path}": text for path, text in ci_files("github").items()},
 }
 HEADER, JOBS = (TOP / "action/gitlab-ci.yml").read_text(encoding="utf-8").split("\n---\n")
+AWS_HEADER, AWS_JOBS = (TOP / "action/gitlab-aws.yml").read_text(encoding="utf-8").split("\n---\n")
 GITLAB_INPUTS = yaml.safe_load(HEADER)["spec"]["inputs"]
 GITLAB = {
     "header": HEADER,
     # As GitLab does it before it looks at the jobs.
     "jobs": re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda it: str(GITLAB_INPUTS[it[1]]["default"]), JOBS),
+    "aws header": AWS_HEADER,
+    "aws jobs": AWS_JOBS,
     **{name: text for name, text in SNIPPETS.items() if name.startswith("docs/gitlab.md")},
     "init": ci_files("gitlab")[".gitlab-ci.yml"],
 }
@@ -102,10 +105,13 @@ def test_schemas__planted_mistake__is_seen(tmp_path):
 
 
 def test_init__workflow__is_the_one_that_the_page_shows():
-    shown = yaml.safe_load(SNIPPETS["docs/github.md:0"])
     include = yaml.safe_load(SNIPPETS["docs/gitlab.md:0"])
 
-    assert shown == yaml.safe_load(GITHUB["init"])
+    for path, text in ci_files("github").items():
+        (shown,) = [
+            one for one in SNIPPETS.values() if one.startswith(f"# {path}\n") and "gitops-ml-aws.yml" not in one
+        ]
+        assert yaml.safe_load(shown) == yaml.safe_load(text)
     assert include == yaml.safe_load(GITLAB["init"])
 
 
@@ -166,6 +172,47 @@ def test_workflow__its_jobs__only_those_that_run_nothing_may_write():
     assert "concurrency" not in jobs["publish"]
 
 
+def test_workflow__for_aws__is_the_other_one_but_for_the_role():
+    ours, aws = (yaml.safe_load(WORKFLOWS[name]) for name in ("gitops-ml.yml", "gitops-ml-aws.yml"))
+    run = aws["jobs"]["run"]
+    inputs = aws[True]["workflow_call"]["inputs"]
+
+    assert {name: one["permissions"].pop("id-token", None) for name, one in aws["jobs"].items()} == {
+        "plan": None,
+        "pending": None,
+        "run": "write",
+        "publish": None,
+    }
+    assert aws["jobs"]["publish"]["permissions"].pop("actions") == "read"
+    assert [run["steps"][2]["with"].pop(name) for name in ("aws-role", "aws-region")] == [
+        "${{ inputs.aws-role }}",
+        "${{ inputs.aws-region }}",
+    ]
+    assert aws["jobs"] == ours["jobs"]
+    assert inputs["environment"]["default"] == "gitops-ml", "the trust policies in action/aws name it"
+    assert inputs.keys() - ours[True]["workflow_call"]["inputs"].keys() == {"aws-role", "aws-region"}
+
+
+def test_identity_tokens__are_asked_for_by_no_other_job():
+    asked = {
+        (name, job_name)
+        for name, text in WORKFLOWS.items()
+        for job_name, job in yaml.safe_load(text)["jobs"].items()
+        if "id-token" in job.get("permissions", {})
+    }
+
+    assert asked == {("gitops-ml-aws.yml", "run"), ("release.yml", "build"), ("release.yml", "pypi")}
+    assert [name for name, text in GITLAB.items() if "id_tokens" in text] == ["aws jobs"]
+
+
+def test_workflow__to_reconcile__uses_nothing_of_a_change_and_is_never_cut_off():
+    job = yaml.safe_load(WORKFLOWS["gitops-ml-reconcile.yml"])["jobs"]["reconcile"]
+
+    assert "ref" not in job["steps"][0]["with"]
+    assert job["steps"][1]["with"] == {"command": "reconcile"}
+    assert job["concurrency"]["cancel-in-progress"] is False
+
+
 def test_workflow__for_forks__takes_over_nothing():
     text = WORKFLOWS["gitops-ml-forks.yml"]
 
@@ -195,6 +242,7 @@ def test_lock__everything_that_is_needed__with_hashes_and_fitting_versions():
     extras = project["project"]["optional-dependencies"]
     wanted = [
         *project["project"]["dependencies"],
+        *extras["aws"],
         *extras["github"],
         *extras["gitlab"],
         *project["build-system"]["requires"],
@@ -256,6 +304,41 @@ def test_ci_script__approved_by_environment__only_by_the_word_true(tmp_path):
 def test_ci_script__cancelled__only_by_the_word_true(tmp_path):
     assert ran(tmp_path, ACTION_CANCELLED="true")[-1] == "--cancelled"
     assert "--cancelled" not in ran(tmp_path, ACTION_CANCELLED="1")
+
+
+def test_ci_script__reconcile__is_the_other_command(tmp_path):
+    found = ran(tmp_path, ACTION_VERB="reconcile", ACTION_JOB="publish", ACTION_FROM="f", ACTION_DIGEST="0")
+    args = parser("reconcile").parse_args(found[1:])
+
+    assert (found[1], args.job, args.source, args.digest) == ("reconcile", "publish", Path("f"), "0")
+
+
+def test_ci_script__command_that_is_neither__is_refused(tmp_path):
+    done = tool(str(TOP / "action/ci.sh"), cwd=tmp_path, ACTION_COMMAND="/bin/false", ACTION_VERB="run; touch pwned")
+
+    assert (done.returncode, done.stdout) == (2, "::error::the input command is neither ci nor reconcile\n")
+
+
+def test_ci_script__aws_role__is_what_boto3_looks_for_and_no_key(tmp_path):
+    command = tmp_path / "gitops-ml"
+    command.write_text(f"#!{sys.executable} -I\nimport json, os\nprint(json.dumps(dict(os.environ)))\n")
+    command.chmod(0o755)
+    given = {"ACTION_COMMAND": str(command), "RUNNER_TEMP": "/temp", "GITHUB_RUN_ID": "7"}
+    names = re.compile("AWS_|GITOPS_ML_")
+    found = []
+    for more in ({}, {"ACTION_AWS_ROLE": "arn:$(x)", "ACTION_AWS_REGION": "eu-central-1"}):
+        done = tool(str(TOP / "action/ci.sh"), cwd=tmp_path, **given, **more)
+        found.append({name: value for name, value in json.loads(done.stdout).items() if names.match(name)})
+
+    assert found[0] == {}
+    assert found[1] == {
+        "AWS_ROLE_ARN": "arn:$(x)",
+        "AWS_ROLE_SESSION_NAME": "gitops-ml-7",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/temp/gitops-ml-identity/token",
+        "GITOPS_ML_IDENTITY_FILE": "/temp/gitops-ml-identity/token",
+        "AWS_REGION": "eu-central-1",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
 
 
 def test_ci_script__all_inputs__are_options_of_the_command(tmp_path):
