@@ -11,8 +11,10 @@ from typing import Any
 from gitops_ml.entries import Entry, ReportEntry
 from gitops_ml.errors import UserError
 from gitops_ml.expressions import MISSING
+from gitops_ml.pins import content
 from gitops_ml.planning import Difference, differences, digest
 from gitops_ml.records import Record
+from gitops_ml.schema import nearest_or_all
 from gitops_ml.spec import Track, Value, seconds_from
 from gitops_ml.stats import Noise, pool
 from gitops_ml.summaries import Metrics, Unusable, summary_value
@@ -233,6 +235,38 @@ def _finite(together: Callable[[Sequence[float]], float], them: Sequence[float])
         return together(them)
     except OverflowError:  # the sum of what are single numbers each
         return math.inf
+
+
+def data_version(text: str) -> tuple[str, str]:
+    """Return the name and the version of ``NAME=VERSION``.
+
+    Raises:
+        UserError: it has another form.
+    """
+    name, _, version = text.partition("=")
+    if not name or len(version) < 4:
+        raise UserError(
+            f"--data: `{text[:80]}`: give NAME=VERSION, such as train=sha256:9f2c, four characters at least"
+        )
+    return name, content(version)
+
+
+def trained_on(found: Sequence[Row], versions: Sequence[tuple[str, str]]) -> list[Row]:
+    """Return the rows that were trained on all of these versions (name, version), or on ones that begin like them.
+
+    Raises:
+        UserError: no row has an entry of that name.
+    """
+    names = {one for row in found for one in row.data}
+    for name, _ in versions:
+        if found and name not in names:
+            known = nearest_or_all(name, sorted(filter(str.isprintable, names))) if names else ""
+            raise UserError(f"--data: no record has data called `{name[:80]}`{known}")
+
+    def fits(pin: str, version: str) -> bool:
+        return pin.startswith(version) or pin.partition(":")[2].startswith(version)
+
+    return [row for row in found if all(fits(row.data.get(name, ""), version) for name, version in versions)]
 
 
 def since(text: str, now: datetime) -> str:

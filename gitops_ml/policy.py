@@ -6,6 +6,7 @@ it branched off. Nothing here looks at the world: what was spent, and what the a
 
 import dataclasses
 import enum
+import urllib.parse
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -268,6 +269,7 @@ def _refusals(
     # The base side's spec may be an old one, so both sides' are looked at; what a side's trials share is said once.
     experiments = {id(planned.trial.experiment): planned.trial.experiment for planned in trials}
     reasons = [reason for one in experiments.values() for reason in _reaches(one, policy, backend)]
+    reasons += [reason for planned in trials for reason in _remotes(planned.trial, policy)]
     reasons += [reason for planned in trials for reason in _machine(planned, policy, backend)]
     yield from dict.fromkeys(reasons)
     dearest = max((planned.estimate.worst_usd for planned in trials), default=Decimal(0))
@@ -305,6 +307,14 @@ def _reaches(experiment: Experiment, policy: Policy, backend: str) -> Iterator[s
                 yield f"policy does not allow {what} `{value}` (`{key}`: {_listed(globs)})"
 
 
+def _remotes(trial: Trial, policy: Policy) -> Iterator[str]:
+    """Yield what a trial would fetch from where policy does not allow, by way of DVC's settings in the repository."""
+    for source in trial.sources.values():
+        remote = source.get("remote", "")
+        if "://" in remote and policy.data is not None and not _matches(remote, policy.data):
+            yield f"policy does not allow the DVC remote `{remote}` (`data`: {_listed(policy.data)})"
+
+
 def _machine(planned: PlannedTrial, policy: Policy, backend: str) -> Iterator[str]:
     if (planned.trial.experiment.backend or backend) == "local":
         return
@@ -320,7 +330,7 @@ def _machine(planned: PlannedTrial, policy: Policy, backend: str) -> Iterator[st
 
 def _matches(value: str, globs: Sequence[str]) -> bool:
     # `..` would lead out of what a glob like `s3://bucket/public/**` means.
-    return ".." not in value.split("/") and compiled(tuple(globs))(value) is not None
+    return ".." not in urllib.parse.unquote(value).split("/") and compiled(tuple(globs))(value) is not None
 
 
 def _waits_for(

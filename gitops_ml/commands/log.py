@@ -35,6 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="only rows that fulfil it, such as 'params.lr < 0.1 and metrics[\"accuracy\"] > 0.95'",
     )
     parser.add_argument("--experiment", metavar="NAME", action="append", default=[], help="only of it; may be repeated")
+    parser.add_argument(
+        "--data",
+        metavar="NAME=VERSION",
+        action="append",
+        default=[],
+        help="only trained on this version of a data entry, or what begins like it; may be repeated",
+    )
     parser.add_argument("--since", metavar="WHEN", help="only trained since then: 2026-01-31, 2026-01-31T12:00 or 7d")
     parser.add_argument("--sort", metavar="NAME", help="by this value, least first (default: date, newest first)")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
@@ -69,6 +76,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     by = _named("--sort", args.sort) if args.sort is not None else None
     columns = _columns(args.columns) if args.columns is not None else None
     since = history.since(args.since, tools.now()) if args.since is not None else ""
+    data = [history.data_version(text) for text in args.data]
     if args.plot is not None and args.plot.suffix not in (".svg", ".png"):
         raise UserError(f"--plot: {args.plot.name[:80]} is neither an .svg nor a .png")
     if not args.offline:
@@ -78,6 +86,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     found = history.rows(entries, reports)
     if args.experiment:
         found = [row for row in found if row.experiment in args.experiment]
+    if data:
+        found = history.trained_on(found, data)
     if since:
         found = [row for row in found if row.date >= since]
     if where is not None:

@@ -307,6 +307,26 @@ def test_decide__any_costs__never_exceeds_a_limit(costs, limits, before, approve
             "policy does not allow the data source `s3://acme/public/../private/x.csv` (`data`: `s3://acme/public/**`)",
         ),
         (
+            {"data": ("https://acme.example/public/**",)},
+            {"data": (Data(name="d", uri="https://acme.example/public/%2e%2e/private/x.csv"),)},
+            "policy does not allow the data source `https://acme.example/public/%2e%2e/private/x.csv` (`data`: `https://acme.example/public/**`)",
+        ),
+        (
+            {"data": ("https://acme.example/**",)},
+            {"data": (Data(name="d", uri="https://acme.example@evil.example/x.csv"),)},
+            "policy does not allow the data source `https://acme.example@evil.example/x.csv` (`data`: `https://acme.example/**`)",
+        ),
+        (
+            {"data": ("hf://datasets/acme/**",)},
+            {
+                "data": (
+                    Data(name="d", uri="hf://datasets/evil/digits"),
+                    Data(name="e", uri="hf://datasets/acme/digits"),
+                )
+            },
+            "policy does not allow the data source `hf://datasets/evil/digits` (`data`: `hf://datasets/acme/**`)",
+        ),
+        (
             {"images": ("ghcr.io/acme/*",)},
             {"environment": Environment(image="docker.io/evil/x@sha256:0")},
             "policy does not allow the image `docker.io/evil/x@sha256:0` (`images`: `ghcr.io/acme/*`)",
@@ -317,6 +337,20 @@ def test_decide__reaches_what_policy_does_not_allow__is_refused(policy, fields, 
     decision = decide(_one(**fields), Policy(**policy), Spent(), APPROVED, backend="local")
 
     assert decision.experiments[0].reasons == (why,)
+
+
+def test_decide__dvc_remote_that_policy_does_not_allow__is_refused():
+    spec = experiment(data=(Data(name="d", uri="data/x.csv"),))
+    planned = _planned(spec)
+    source = {"kind": "dvc", "remote": "s3://acme/private/dvc"}
+    planned = dataclasses.replace(planned, trial=dataclasses.replace(planned.trial, sources={"d": source}))
+    plan = _plan(_entry(spec, planned))
+
+    assert _rulings(plan, Policy(data=("s3://acme/**",))) == [Ruling.TRAIN]
+    refused = decide(plan, Policy(data=("s3://acme/public/**",)), Spent(), APPROVED, backend="local")
+    assert refused.experiments[0].reasons == (
+        "policy does not allow the DVC remote `s3://acme/private/dvc` (`data`: `s3://acme/public/**`)",
+    )
 
 
 def test_decide__data_in_the_repository__is_always_allowed():

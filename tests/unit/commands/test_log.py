@@ -338,3 +338,49 @@ def test_log_plot__what_is_not_there__is_named(words, message, tmp_path, push):
     said = command(tmp_path / "first", "log", *words)
 
     assert (said.code, said.err) == (2, f"{message}\n")
+
+
+def on(name, pin, value, seed):
+    return ledgers.record(value, seed, document={"data": [[name, pin]], "seed": seed})
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (["train=sha256:9f2c" + "0" * 60], [[1, 2]]),
+        (["train=9f2c"], [[1, 2]]),
+        (["train=0f3a5b7c9d1e2f4a6b8c0d2e4f6a8b0c2d4e6f8a+sha256:9f2c" + "0" * 60], [[1, 2]]),
+        (["train=3sL4kq"], [[3]]),
+        (["train=9f2d"], []),
+        (["test=v1.0", "train=9f2c"], []),
+    ],
+)
+def test_log__data_version__all_that_was_trained_on_it(tmp_path, push, asked, found):
+    made = [
+        on("train", "sha256:9f2c" + "0" * 60, 0.5, 1),
+        on("train", "sha256:9f2c" + "0" * 60, 0.7, 2),
+        on("train", "3sL4kqtJlcpXroDTDmJ", 0.9, 3),
+        on("test", "v1.0", 0.1, 4),
+    ]
+    push(*map(ledgers.record_files, made))
+    words = [word for text in asked for word in ("--data", text)]
+
+    said = command(tmp_path / "first", "log", *words, "--format", "json")
+
+    assert [row["seeds"] for row in rows(said)] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train", "--data: `train`: give NAME=VERSION, such as train=sha256:9f2c, four characters at least\n"),
+        ("train=9f2", "--data: `train=9f2`: give NAME=VERSION, such as train=sha256:9f2c, four characters at least\n"),
+        ("tset=9f2c", "--data: no record has data called `tset`; did you mean `test`?\n"),
+    ],
+)
+def test_log__data_that_is_none__says_what_is_accepted(tmp_path, push, text, words):
+    push(*everything())
+
+    said = command(tmp_path / "first", "log", "--data", text)
+
+    assert (said.code, said.err) == (2, words)
