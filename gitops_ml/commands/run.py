@@ -1,4 +1,8 @@
-"""``gitops-ml run``: carry out the plan: reuse, train, collect."""
+"""``gitops-ml run``: carry out the plan: reuse, train, collect.
+
+Ctrl-C and SIGTERM end what it started. Killed, or without its terminal, it leaves the trainings at work: the next
+``run`` collects them, ``cancel`` ends them.
+"""
 
 import argparse
 import contextlib

@@ -1,5 +1,6 @@
 """``run``, ``status``, ``logs`` and ``cancel`` on a real repository, also when cut off."""
 
+import functools
 import io
 import json
 import os
@@ -219,12 +220,17 @@ def test_run__signalled__ends_every_child_and_says_what_is_left(repo: Repo, numb
     assert [job["state"] for job in repo.jobs()] == ["cancelled"]
 
 
-def test_run__killed__the_next_run_collects_what_went_on(repo: Repo) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_run__killed_or_hung_up__the_next_run_collects_what_went_on(
+    repo: Repo, number: int, request: pytest.FixtureRequest
+) -> None:
+    # Under nohup it would be ignored, and our children would inherit that.
+    request.addfinalizer(functools.partial(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL)))
     os.mkfifo(repo.top / "gate")
     repo.commit(f"echo x >> {repo.top}/starts\ncat {repo.top}/gate\n{GOOD}", seeds="[0]")
     run = repo.process("run")
     until(lambda: repo.lines("starts"))
-    run.kill()
+    run.send_signal(number)
     run.wait(60)
     (repo.top / "gate").write_text("go\n")
 
