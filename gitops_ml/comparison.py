@@ -299,8 +299,8 @@ def _experiment(
             metrics = judge(
                 [dataclasses.replace(t, gate=Gate.OFF, floor=None) for t in tracks], _sides(tracks, other, runs), alone
             )
-        everywhere = [*runs, *(run for run in head if run.trial.confirms and _point_id(run.trial.point) == name)]
-        points.append(_point(everywhere, other, metrics, tracks, entry.experiment.plots))
+        everywhere = [*runs, *_confirming(head, runs)], [*other, *_confirming(base, other)]
+        points.append(_point(*everywhere, metrics, tracks, entry.experiment.plots))
     order = (GateResult.PASS, GateResult.WARN, GateResult.FAIL)
     return ExperimentComparison(
         name=entry.experiment.name,
@@ -327,6 +327,12 @@ def _experiment(
             *_notes(entry, head, base, decides),
         ),
     )
+
+
+def _confirming(side: Sequence[_Run], point: Sequence[_Run]) -> list[_Run]:
+    """Return the runs on fresh seeds of the point that these runs are of."""
+    name = _point_id(point[0].trial.point) if point else None
+    return [run for run in side if run.trial.confirms and _point_id(run.trial.point) == name]
 
 
 _NO_POINT = "the baseline has no such point"

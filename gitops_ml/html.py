@@ -233,7 +233,7 @@ def _facts(experiment: ExperimentComparison, level: int) -> Iterator[str]:
     yield _heading("What changed, what it took", level)
     if experiment.changes:
         rows = [
-            [_code(c.what), *(wording.NOTHING if side is None else _code(side, 200) for side in (c.before, c.after))]
+            [_code(c.what), *(wording.NOTHING if side is None else _code(side, 200) for side in wording.sides(c))]
             for c in experiment.changes[:500]
         ]
         yield _table("Parameters, code, data, environment", ["what", "baseline", "this change"], rows)
@@ -385,7 +385,7 @@ th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending]
 figure{margin:0;padding:.6rem;border:1px solid var(--line);border-radius:6px;min-width:0}
 figure svg{display:block;width:100%;height:auto;max-height:26rem}
 figure img{display:block;width:100%;max-height:26rem;object-fit:contain;object-position:left}
-figure svg text{fill:var(--ink)!important}
+figure svg text:not([style*="fill: #ffffff"]):not([style*="fill: #1f2328"]){fill:var(--ink)!important}
 @media (prefers-color-scheme:dark){figure [style*="stroke: #0072b2"]{stroke:#56b4e9!important}
 figure [style*="fill: #0072b2"]{fill:#56b4e9!important}figure [style*="stroke: #d55e00"]{stroke:#ff9248!important}
 figure [style*="fill: #d55e00"]{fill:#ff9248!important}figure [style*="stroke: #009e73"]{stroke:#2fd1a0!important}

@@ -423,8 +423,7 @@ def _facts(experiment: ExperimentComparison) -> Iterator[str]:
         rows = (
             [
                 code(change.what),
-                wording.NOTHING if change.before is None else code(change.before, 120),
-                wording.NOTHING if change.after is None else code(change.after, 120),
+                *(wording.NOTHING if side is None else code(side, 120) for side in wording.sides(change)),
             ]
             for change in experiment.changes[:100]
         )
@@ -592,7 +591,7 @@ def terminal(comparison: Comparison) -> str:
         lines += [f"  and {more} more metrics"] if more > 0 else []
         lines += [f"  {wording.plain(reason)}" for reason in wording.reasons(experiment)[:20]]
         lines += [
-            f"  changed: {wording.clean(change.what)}: {_or_none(change.before)} -> {_or_none(change.after)}"
+            f"  changed: {wording.clean(change.what)}: {' -> '.join(map(_or_none, wording.sides(change)))}"
             for change in experiment.changes[:20]
         ]
         lines += [f"  {wording.cost_line(experiment)}", ""]

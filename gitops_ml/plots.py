@@ -35,6 +35,8 @@ BASE_COLOUR = "#0072B2"
 HEAD_COLOUR = "#D55E00"
 _GOOD, _BAD, _OPEN = "#009E73", "#D55E00", "#767676"
 _INK = "#767676"
+_ON_LIGHT, _ON_DARK = "#1f2328", "#ffffff"
+"""Text in an area of ours, which is the same on a light and on a dark page."""
 """Text and axes: a contrast of 4.5 on white and 4.2 on a dark page."""
 
 MAX_PICTURES = 12
@@ -385,23 +387,26 @@ def confusion(matrix: Matrix) -> "Figure":
     import numpy as np
 
     size = len(matrix.labels)
-    side = min(5.2, 1.7 + 0.36 * size)
-    figure, axes = _figure(width=side + 1.2, height=side, left=0.24, bottom=0.2)
-    counts = np.array(matrix.counts, dtype=np.float64)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)
-    for row in range(size):
-        for column in range(size):
-            share = float(shares[row, column])
-            if share > 0.002:
-                _cell(axes, column, row, share)
-            if size <= 20 and counts[row, column]:
-                colour = "#ffffff" if share > 0.5 else _INK
-                text = f"{counts[row, column]:g}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     every = max(1, size // 20)
     ticks = range(0, size, every)
     labels = [_label(matrix.labels[index], 12) for index in ticks]
     turned = 90 if max(map(len, labels)) > 3 else 0
+    below = 0.4 + (0.09 * max(map(len, labels)) if turned else 0.1)
+    side = min(5.2, 1.7 + 0.36 * size) + below - 0.5
+    figure, axes = _figure(width=side + 1.2, height=side, left=0.24, bottom=below / side)
+    counts = np.array(matrix.counts, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)
+    # Of a large matrix nearly all cells are empty: they are one area.
+    _area(axes, -0.5, -0.5, size, 0.0)
+    for row in range(size):
+        for column in range(size):
+            share = float(shares[row, column])
+            if share > 0.002:
+                _area(axes, column - 0.5, row - 0.5, 1, max(share, 0.06))
+            if size <= 20 and counts[row, column]:
+                colour = _ON_DARK if share > 0.8 else _ON_LIGHT
+                text = f"{counts[row, column]:g}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(ticks, labels, rotation=turned)
     axes.set_yticks(ticks, labels)
     axes.set_xlim(-0.5, size - 0.5)
@@ -413,32 +418,37 @@ def confusion(matrix: Matrix) -> "Figure":
     return figure
 
 
-def _cell(axes: "Axes", column: int, row: int, share: float) -> None:
+def _area(axes: "Axes", x: float, y: float, size: float, share: float) -> None:
     from matplotlib.patches import Rectangle
 
-    rectangle = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=BASE_COLOUR, alpha=max(share, 0.06), linewidth=0)
-    axes.add_patch(rectangle)
+    # Not transparent: the numbers must be read on a dark page too.
+    colour = "#" + "".join(
+        f"{round(255 - (255 - one) * min(share, 0.99)):02x}" for one in bytes.fromhex(BASE_COLOUR[1:])
+    )
+    axes.add_patch(Rectangle((x, y), size, size, facecolor=colour, linewidth=0))
 
 
 # Sweeps
 
 
 def _sweep_pictures(experiment: ExperimentComparison, taken: set[str]) -> Iterator[Picture]:
-    rows = _sweep_rows(experiment)
+    metric = wording.deciding_name(experiment) or ""
+    track = next((m.track for p in experiment.points for m in p.metrics if m.track.name == metric), None)
+    goal, unit = (track.goal, track.unit) if track is not None else (Goal.NONE, "")
+    rows = _sweep_rows(experiment, unit)
     names = sorted({name for point, _, _ in rows for name in point})
     if not rows or not names:
         return
-    metric = wording.deciding_name(experiment) or ""
-    goal = next((m.track.goal for p in experiment.points for m in p.metrics if m.track.name == metric), Goal.NONE)
+    scale = f"{metric} ({unit})" if unit else metric
     if len(names) > 1:
         yield _picture(
-            "sweep", f"{_label(metric)} over all swept parameters", lambda: parallel(rows, names, metric, goal)
+            "sweep", f"{_label(metric)} over all swept parameters", lambda: parallel(rows, names, scale, goal)
         )
     for name in names[:3]:
         file_name = _file_name("sweep", name, taken)
 
         def draw(name: str = name) -> "Figure":
-            return by_parameter(rows, name, metric)
+            return by_parameter(rows, name, scale)
 
         yield _picture(file_name, f"{_label(metric)} by {_label(name)}", draw)
 
@@ -447,14 +457,15 @@ SweepRow = tuple[Mapping[str, Value], float | None, float | None]
 """A point with the mean of the deciding metric on the baseline's and on this change's side."""
 
 
-def _sweep_rows(experiment: ExperimentComparison) -> list[SweepRow]:
-    def usable(mean: float | None) -> float | None:
-        return mean if mean is not None and abs(mean) < _HUGE else None
+def _sweep_rows(experiment: ExperimentComparison, unit: str) -> list[SweepRow]:
+    found = wording.point_rows(experiment)
+    means = [mean for _, metric in found for mean in (metric.base.mean, metric.head.mean) if mean is not None]
+    factor = 100.0 if unit == "%" and all(abs(mean) <= 1.5 for mean in means) else 1.0
 
-    return [
-        (point.point, usable(metric.base.mean), usable(metric.head.mean))
-        for point, metric in wording.point_rows(experiment)
-    ]
+    def usable(mean: float | None) -> float | None:
+        return mean * factor if mean is not None and abs(mean) < _HUGE else None
+
+    return [(point.point, usable(metric.base.mean), usable(metric.head.mean)) for point, metric in found]
 
 
 def _positions(values: Sequence[Value | None]) -> tuple[list[float], list[tuple[float, str]], bool]:
@@ -475,7 +486,8 @@ def _positions(values: Sequence[Value | None]) -> tuple[list[float], list[tuple[
 
 def parallel(rows: Sequence[SweepRow], names: Sequence[str], metric: str, goal: Goal) -> "Figure":
     """Return parallel coordinates of this change's points: one axis per parameter, the last one the metric."""
-    figure, axes = _figure(width=7.2, left=0.06)
+    # Few axes fit beside another picture, at the same size of letters.
+    figure, axes = _figure(width=4.1 if len(names) < 5 else 7.2, left=0.08)
     finished = [(point, head) for point, _, head in rows if head is not None]
     scores = [head for _, head in finished]
     columns: list[list[float]] = []

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
 from gitops_ml.comparison import (
+    Change,
     Comparison,
     Cost,
     ExperimentComparison,
@@ -284,8 +285,9 @@ def value_text(value: Value | None) -> str:
 
 
 def point_text(point: Mapping[str, Value]) -> str:
-    """Return ``lr=0.1, act=relu``; nothing for the only point."""
-    return ", ".join(f"{name}={value_text(value)}" for name, value in point.items())
+    """Return ``act=relu, lr=0.1``; nothing for the only point."""
+    # By name: a report that was read again has them in that order.
+    return ", ".join(f"{name}={value_text(value)}" for name, value in sorted(point.items()))
 
 
 # Metrics
@@ -583,10 +585,26 @@ def notes(experiment: ExperimentComparison) -> list[str]:
 
 
 def reasons(experiment: ExperimentComparison) -> list[str]:
-    """Return why metrics are missing, not comparable, below their floor: one marked sentence each."""
+    """Return why metrics are missing, not comparable, below their floor: one marked sentence each.
+
+    What their row says already is left out, and all about those that neither changed nor gate.
+    """
     return [
-        f"{mark(metric.track.name)}: {clean(reason, 300)}" for metric in experiment.metrics for reason in metric.reasons
+        f"{mark(metric.track.name)}: {clean(reason, 300)}"
+        for metric in experiment.metrics
+        if metric.verdict is not Verdict.SAME or metric.track.gate is not Gate.OFF or metric.gate is not GateResult.PASS
+        for reason in metric.reasons
+        if reason != runs(metric)
     ]
+
+
+def sides(change: Change) -> tuple[str | None, str | None]:
+    """Return what stood before and stands after; of a digest as much as tells it from others."""
+    before, after = (
+        text and re.sub(r"\b([0-9a-f]{12})(?:[0-9a-f]{28}|[0-9a-f]{52})\b", r"\1", text)
+        for text in (change.before, change.after)
+    )
+    return before, after
 
 
 def costs(experiment: ExperimentComparison) -> list[tuple[str, str, str, str]]:

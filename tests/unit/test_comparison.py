@@ -381,6 +381,18 @@ def test_compare__sweep_confirmed_on_fresh_seeds__only_those_decide() -> None:
     assert [trial.seed for trial in comparison.points[0].head_trials] == [0, 1, 2, 10, 11, 12]
 
 
+def test_compare__sweep_confirmed_on_both_sides__points_show_all_runs_of_both() -> None:
+    world = swept(World(CONFIRMED), "head", (0.99, 0.95, 0.90))
+    swept(world, "base", (0.98, 0.95, 0.90))
+    for side in ("head", "base"):
+        for seed in (10, 11, 12):
+            world.add(side, {"acc": 0.95 + seed / 1000}, seed, point={"lr": 0.1}, confirms=True)
+    point = of(world).points[0]
+
+    assert [trial.seed for trial in point.base_trials] == [0, 1, 2, 10, 11, 12]
+    assert [trial.seed for trial in point.head_trials] == [0, 1, 2, 10, 11, 12]
+
+
 def test_compare__confirmation_failed__does_not_pass() -> None:
     world = swept(World(CONFIRMED, base_spec=SPEC), "head", (0.99, 0.95, 0.90))
     world.add("base", {"acc": 0.95})

@@ -119,6 +119,29 @@ def test_matrix__drawn__shows_counts_and_labels():
     assert all(text in svg for text in ("cat", "dog", "40", "37", "predicted"))
 
 
+def test_matrix__numbers__stand_out_from_their_cells_on_any_page():
+    matrix = plots.Matrix(name="m", labels=("a", "b"), counts=((97.0, 3.0), (55.0, 45.0)))
+
+    root = ET.fromstring(plots.pictures(fakes.experiment(), (matrix,))[-2].svg.decode())
+    texts = {e.text: e.get("style", "") for e in root.iter() if e.tag.endswith("text")}
+    areas = [e.get("style", "") for e in root.iter() if "fill: #" in e.get("style", "") and not e.tag.endswith("text")]
+
+    assert "fill: #ffffff" in texts["97"]
+    assert all("fill: #1f2328" in texts[number] for number in ("3", "55", "45"))
+    assert any("fill: #ffffff" in style for style in areas)
+    assert not any("opacity" in style for style in areas if "fill: #0" in style)
+
+
+def test_matrix__long_labels__leave_room_for_what_they_are():
+    matrix = plots.Matrix(name="m", labels=("x" * 12, "y" * 12), counts=((1.0, 0.0), (0.0, 1.0)))
+
+    root = ET.fromstring(plots.pictures(fakes.experiment(), (matrix,))[-2].svg.decode())
+    height = float(root.get("viewBox").split()[3])
+    (predicted,) = [e for e in root.iter() if e.text == "predicted"]
+
+    assert float(predicted.get("y")) < height - 3
+
+
 def test_png__is_an_opaque_picture():
     png = plots.pictures(fakes.experiment())[0].png()
 
