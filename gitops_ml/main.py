@@ -26,6 +26,7 @@ COMMANDS = {
     "status": "how jobs stand",
     "logs": "a job's log",
     "cancel": "end jobs",
+    "gc": "find what outlived its deadline; --end ends it",
     "compare": "head against its baseline; exit 1 if a gate fails",
     "report": "write the report; --push commits it to the ledger",
     "comment": "show the comparison where the change is reviewed",

@@ -177,7 +177,6 @@ def same_names(specs: Iterable[tuple[Experiment, bytes]]) -> tuple[Diagnostic, .
 _NOT_SUPPORTED: tuple[tuple[Callable[[Experiment], bool], Path, str], ...] = (
     (lambda spec: spec.environment.image is not None, ("environment", "image"), "containers"),
     (lambda spec: spec.resources.nodes > 1, ("resources", "nodes"), "trials on several nodes"),
-    (lambda spec: spec.resources.spot != "never", ("resources", "spot"), "spot machines"),
     (lambda spec: spec.triggers.schedule != "never", ("triggers", "schedule"), "schedules"),
 )
 _SCHEMES = ("s3", "https", "hf")
@@ -483,6 +482,15 @@ class _Checks:
         if self.spec.resources.spot == "only" and budget.retries_preempted == 0 and budget.max_wait_s is None:
             message = "`spot: only` without retries may never end well; allow `budget.retries.preempted`"
             yield self.error(("resources", "spot"), "budget", message)
+        if self.spec.resources.spot != "never" and self.spec.checkpoints is None:
+            yield Diagnostic(
+                file=self.source.file,
+                position=self.source.position(("resources", "spot")),
+                code="spot-from-scratch",
+                message="without `checkpoints` a training begins anew whenever its spot machine is taken away, "
+                "and a long one may never end; declare where it saves its state",
+                severity=Severity.WARNING,
+            )
 
     def metrics(self) -> Iterator[Diagnostic]:
         metrics = self.spec.metrics

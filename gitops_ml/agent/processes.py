@@ -215,19 +215,22 @@ def kill_marked(marker: str) -> int:
     cannot be read.
     """
     killed = 0
-    wanted = marker.encode()
-    while _LINUX:
-        found = [pid for pid, _ in _parents() if pid != os.getpid() and wanted in _environment(pid)]
+    while found := marked(marker):
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
             except ProcessLookupError:
                 pass
-        if not found:
-            break
         time.sleep(0.01)
     return killed
+
+
+def marked(marker: str) -> "list[int]":
+    """Return the processes of ours that have ``marker`` in their environment; elsewhere than on Linux none is found."""
+    wanted = marker.encode()
+    parents = _parents() if _LINUX else ()
+    return [pid for pid, _ in parents if pid != os.getpid() and wanted in _environment(pid)]
 
 
 def _limit(stop: Stop, limits: Limits, started: float, heard: float, now: float) -> Ending | None:

@@ -29,7 +29,7 @@ import gitops_ml
 from gitops_ml.agent.environment import for_installer, passed_on
 from gitops_ml.agent.files import Lock, is_locked, read_json, write_json
 from gitops_ml.agent.machine import visible_gpus
-from gitops_ml.agent.processes import kill_marked
+from gitops_ml.agent.processes import kill_marked, marked
 from gitops_ml.backends.base import Bundle, Context, Job, JobState, JobStatus, Leftover
 from gitops_ml.datasets import CREDENTIALS
 from gitops_ml.diagnostics import Check
@@ -161,7 +161,9 @@ class LocalBackend:
         """Find jobs whose agent died; what it had started is ended."""
         for job in self.jobs():
             attempt = self._last_attempt(job.key)
-            if attempt is not None and self._status(job.key, attempt).state is JobState.LOST:
+            if attempt is None or self._status(job.key, attempt).state is not JobState.LOST:
+                continue
+            if marked(_marker(attempt)):
                 yield Leftover(
                     kind="processes of a lost job",
                     identity=str(attempt),
@@ -334,7 +336,12 @@ class LocalBackend:
     def _sweep(self, attempt: Path) -> None:
         """End what an agent that was killed may have left."""
         if not (attempt / "result.json").exists():
-            kill_marked(f"GITOPS_ML_PARAMS={(attempt / 'params.json').absolute()}")
+            kill_marked(_marker(attempt))
+
+
+def _marker(attempt: Path) -> str:
+    """Return what every process of an attempt's training has in its environment."""
+    return f"GITOPS_ML_PARAMS={(attempt / 'params.json').absolute()}"
 
 
 def _said(attempt: Path) -> str:
