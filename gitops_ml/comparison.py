@@ -98,6 +98,8 @@ class Cost:
     """Of ``duration_s``, what this run itself spent (not reused)."""
     spent_usd: float
     hardware: tuple[Hardware, ...] = ()
+    worst_usd: float = 0.0
+    """What could have been spent at most, as it was known when the trials began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -646,7 +648,13 @@ def _cost(runs: Sequence[_Run]) -> Cost:
         spent_s=math.fsum(attempt.duration_s for attempt, spent in attempts if spent),
         spent_usd=math.fsum(attempt.cost_usd for attempt, spent in attempts if spent),
         hardware=tuple(machines),
+        worst_usd=math.fsum(_worst_usd(run) for run in runs),
     )
+
+
+def _worst_usd(run: _Run) -> float:
+    own = [*run.failed, *([run.record.attempt] if run.record is not None else [])]
+    return max((attempt.usage.worst_usd or 0.0 for attempt in own if attempt.usage is not None), default=0.0)
 
 
 def _checkpoints(deciding: _Deciding, predictions: Mapping[str, Predictions], rule: CompareRule) -> list[str]:

@@ -18,7 +18,7 @@ from decimal import Decimal
 
 from gitops_ml import wording
 from gitops_ml.comparison import Comparison, Curves, ExperimentComparison, GateResult, MetricComparison
-from gitops_ml.planning import Action, Plan
+from gitops_ml.planning import Action, ExperimentPlan, Plan
 from gitops_ml.records import Series
 from gitops_ml.values import dataclass
 
@@ -460,6 +460,10 @@ def _trials(experiment: ExperimentComparison, detail: Detail) -> Iterator[str]:
         if len(rows) > 200:
             body += f"\n\nand {len(rows) - 200} more"
         yield details(wording.count(len(rows), "trial"), body)
+    if rented := [[prose(cell) for cell in row] for row in wording.rented_rows(experiment)[:200]]:
+        used = wording.used_columns(wording.RENTED_HEADER, rented)
+        body = table([wording.RENTED_HEADER[i] for i in used], ([row[i] for i in used] for row in rented))
+        yield details(wording.count(len(rented), "rented machine"), body)
     if detail.log_tails:
         for trial in wording.trials(experiment, head=True):
             if not trial.recorded and trial.attempt is not None and trial.attempt.log_tail:
@@ -645,7 +649,25 @@ def plan_table(plan: Plan) -> str:
     blocks = [table(header, rows, right=(3, 4, 5, 6)), prose(plan.baseline.sentence())]
     if reasons:
         blocks.append(details("why", "\n".join(reasons[:100])))
+    machines = [
+        f"- {code(entry.experiment.name)}: {prose(line)}" for entry in plan.experiments for line in machine_lines(entry)
+    ]
+    if machines:
+        blocks.append(details("machines and prices", "\n".join(machines[:100])))
     return "\n\n".join(blocks) + "\n"
+
+
+def machine_lines(entry: ExperimentPlan) -> list[str]:
+    """Return on which machines an experiment's trials would run, at which dated prices, and what bounds the cost."""
+    estimates = dict.fromkeys(p.estimate for p in (*entry.head, *entry.base) if p.action is Action.RUN)
+    lines = []
+    for estimate in estimates:
+        if estimate.candidates:
+            where = f" in {estimate.region}" if estimate.region else ""
+            lines.append(f"machines{where}, in this order: {'; '.join(estimate.candidates)}")
+        if estimate.note:
+            lines.append(f"cost of each: {estimate.note}" if estimate.worst_usd else f"cost: {estimate.note}")
+    return lines
 
 
 def plan_text(plan: Plan) -> str:
@@ -671,6 +693,7 @@ def plan_text(plan: Plan) -> str:
             for planned in trials
         ]
         lines += [f"  {line}" for line in columns(rows)] if rows else []
+        lines += [f"  {wording.clean(line, 400)}" for line in machine_lines(entry)]
     to_run = plan.to_run()
     worst = sum((planned.estimate.worst_usd for planned in to_run), start=Decimal(0))
     cost = f", at most {wording.money(float(worst))}" if worst else ""

@@ -666,6 +666,11 @@ def _planned_json(planned: PlannedTrial) -> dict[str, Any]:
         "cost_usd": float(planned.estimate.cost_usd),
         "worst_usd": float(planned.estimate.worst_usd),
         "duration_s": planned.estimate.duration_s,
+        "price_source": planned.estimate.source,
+        "region": planned.estimate.region,
+        "instance_types": list(planned.estimate.instance_types),
+        "candidates": list(planned.estimate.candidates),
+        "cost_note": planned.estimate.note,
     }
 
 

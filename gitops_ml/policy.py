@@ -274,9 +274,8 @@ def _refusals(
     yield from dict.fromkeys(reasons)
     dearest = max((planned.estimate.worst_usd for planned in trials), default=Decimal(0))
     worst = sum(_costs(trials).values(), Decimal(0))
-    budget = entry.experiment.budget.max_cost_usd
-    if budget is not None and worst > budget:
-        yield f"it may cost up to {_usd(worst)}, and its `budget.max_cost` is {_usd(budget)}"
+    if (over := over_budget(entry)) is not None:
+        yield over
     for what, cost, limit in (
         ("one trial", dearest, policy.max_cost_per_trial_usd),
         ("this change", spent.change + total, policy.max_cost_per_change_usd),
@@ -284,6 +283,15 @@ def _refusals(
     ):
         if limit is not None and worst > 0 and cost > limit:
             yield f"with it {what} may cost up to {_usd(cost)}, and policy allows {_usd(limit)}"
+
+
+def over_budget(entry: ExperimentPlan) -> str | None:
+    """Say that an experiment's trainings may cost more than its ``budget.max_cost``; None: they may not."""
+    worst = sum(_costs(tuple(_to_run(entry))).values(), Decimal(0))
+    budget = entry.experiment.budget.max_cost_usd
+    if budget is None or worst <= budget:
+        return None
+    return f"it may cost up to {_usd(worst)}, and its `budget.max_cost` is {_usd(budget)}"
 
 
 def _reaches(experiment: Experiment, policy: Policy, backend: str) -> Iterator[str]:
@@ -318,14 +326,21 @@ def _remotes(trial: Trial, policy: Policy) -> Iterator[str]:
 def _machine(planned: PlannedTrial, policy: Policy, backend: str) -> Iterator[str]:
     if (planned.trial.experiment.backend or backend) == "local":
         return
-    for what, value, globs, key in (
-        ("the instance type", planned.estimate.instance_type, policy.instance_types, "instance_types"),
-        ("the region", planned.estimate.region, policy.regions, "regions"),
+    estimate = planned.estimate
+    for what, values, globs, key in (
+        (
+            "the instance type",
+            estimate.instance_types or (estimate.instance_type,),
+            policy.instance_types,
+            "instance_types",
+        ),
+        ("the region", (estimate.region,), policy.regions, "regions"),
     ):
-        if globs is not None and not value:
-            yield f"the backend does not say {what} beforehand, which policy limits (`{key}`: {_listed(globs)})"
-        elif globs is not None and not _matches(value, globs):
-            yield f"policy does not allow {what} `{value}` (`{key}`: {_listed(globs)})"
+        for value in values:
+            if globs is not None and not value:
+                yield f"the backend does not say {what} beforehand, which policy limits (`{key}`: {_listed(globs)})"
+            elif globs is not None and not _matches(value, globs):
+                yield f"policy does not allow {what} `{value}` (`{key}`: {_listed(globs)})"
 
 
 def _matches(value: str, globs: Sequence[str]) -> bool:

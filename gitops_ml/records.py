@@ -181,6 +181,8 @@ class Usage:
     billed_s: float
     final_state: str
     """What the provider called the machine when it was last looked at."""
+    worst_usd: float | None = None
+    """What all attempts of the trial could cost together as this one began; None: not known."""
     tries: tuple[str, ...] = ()
     """What was asked for before it and refused, each with the provider's code."""
     idle_share: float | None = None
@@ -474,6 +476,7 @@ def _usage(fields: "_Fields") -> Usage:
         **{name: fields.text(name) for name in _USAGE_TEXTS},
         usd_per_hour=fields.number_or_none("usd_per_hour", finite=True),
         billed_s=fields.number("billed_s", finite=True),
+        worst_usd=fields.number_or_none("worst_usd", finite=True),
         tries=fields.texts("tries"),
         idle_share=fields.number_or_none("idle_share", finite=True),
     )

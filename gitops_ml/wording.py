@@ -613,6 +613,9 @@ def costs(experiment: ExperimentComparison) -> list[tuple[str, str, str, str]]:
     rows = [("training time", *_cost_cells(base, head, "duration_s"))]
     if head.cost_usd or (base and base.cost_usd):
         rows.append(("cost", *_cost_cells(base, head, "cost_usd")))
+    if head.worst_usd:
+        before = money(base.worst_usd) if base is not None and base.worst_usd else NOTHING
+        rows.append(("cost at most, as planned", before, money(head.worst_usd), ""))
     rows.append(("trials", str(base.trials) if base else NOTHING, str(head.trials), ""))
     whole = (head.duration_s, head.cost_usd)
     # Nothing was spent where everything was reused: the comment made after the run says nothing about it.
@@ -697,6 +700,52 @@ def trial_rows(experiment: ExperimentComparison) -> list[TrialRow]:
                 )
             )
     return rows
+
+
+def rented_rows(experiment: ExperimentComparison) -> list[tuple[str, ...]]:
+    """Return the machines that were rented for this change: key, what and where, final state, time, cost, price.
+
+    All but the numbers is foreign text.
+    """
+    rows: list[tuple[str, ...]] = []
+    for trial in trials(experiment, head=True):
+        usage = trial.attempt.usage if trial.attempt is not None else None
+        if usage is None or trial.attempt is None or trial.reused:
+            continue
+        price = "not known"
+        if usage.usd_per_hour is not None:
+            origin = ", ".join(part for part in (usage.price_source, usage.price_date) if part)
+            price = f"{usage.usd_per_hour:.4g} USD/h" + (f" ({clean(origin, 60)})" if origin else "")
+        idle = "" if usage.idle_share is None else f"{100 * usage.idle_share:.0f} %"
+        rows.append(
+            (
+                trial.key[:12],
+                clean(usage.instance_id or "none", 30),
+                clean(f"{usage.instance_type} {usage.market}", 60),
+                clean(usage.zone, 30),
+                clean(usage.final_state, 20),
+                duration(usage.billed_s),
+                money(trial.attempt.cost_usd),
+                price,
+                idle,
+                str(len(usage.tries)) if usage.tries else "",
+            )
+        )
+    return rows
+
+
+RENTED_HEADER = (
+    "key",
+    "machine",
+    "type",
+    "zone",
+    "last seen",
+    "billed",
+    "cost",
+    "list price",
+    "GPU idle",
+    "refused before",
+)
 
 
 def used_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:

@@ -106,7 +106,7 @@ def plan_change(
             known=tools.results.keys(),
             interpreter=tools.interpreter,
             force=steps.force,
-            estimate=lambda trial: estimate(trial, tools),
+            estimate=lambda trial: estimate(trial, tools, live=count_jobs),
         ),
         winner=lambda experiment, planned: winner(experiment, planned, tools),
     )
@@ -125,7 +125,7 @@ def plan_change(
         )
     )
     foreign = {key for key, record in records.items() if record.attempt.origin.kind != "ci"}
-    plan = policies.without_foreign(plan, foreign, lambda trial: estimate(trial, tools))
+    plan = policies.without_foreign(plan, foreign, lambda trial: estimate(trial, tools, live=count_jobs))
     settings = policies.policy_from(tools.project.policy)
     bound = Binding(head=event.head, target=tip, policy=digest(dict(tools.project.policy)))
     own = planner.specs_at_head(event.head)

@@ -486,7 +486,10 @@ class Flow:
             raise DeniedError(f"{len(new)} trials would be trained that the plan does not name; plan again")
         worst_usd, said_usd = _worst(planned.plan), _amount(document)
         if worst_usd > said_usd:
-            raise DeniedError(f"it may cost up to {worst_usd} USD now, and the plan said {said_usd} USD; plan again")
+            raise DeniedError(
+                f"it may cost up to {worst_usd} USD now, and the plan said {said_usd} USD; plan again, and where "
+                "prices have risen since this version was made, name today's in the backend's `prices`"
+            )
 
     def _train(
         self, event: Event, steps: Steps, approval: Approval | None, names: Sequence[str], planned: Planned

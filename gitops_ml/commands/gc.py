@@ -31,15 +31,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Show what is left, end it if that is asked for, and look again."""
     found = _leftovers(args.backends, tools)
-    failed = [f"{_identity(one)}: {error}" for one in found if args.end and (error := _end(one)) is not None]
+    errors = [_end(one) if args.end else None for one in found]
+    failed = [f"{_identity(one)}: {error}" for one, error in zip(found, errors, strict=True) if error is not None]
     # What its end was asked for twice, or came back, is still there: only a second look tells.
     still = _leftovers(args.backends, tools) if args.end and found else found
-    if args.format == "json":
+    if args.format == "text" and not found:
+        tools.say("nothing to do: nothing outlived its deadline")
+    elif args.format == "json":
         left = {(one.kind, one.identity) for one in still}
         rows = [_json(one, ended=args.end and (one.kind, one.identity) not in left) for one in found]
         tools.say(json.dumps(rows, indent=1))
     else:
-        _say(found, tools, ended=args.end)
+        _say([one for one, error in zip(found, errors, strict=True) if error is None], tools, ended=args.end)
         for one in still if args.end else ():
             tools.say(f"still there: {_identity(one)}")
     for line in failed:
@@ -67,9 +70,6 @@ def _end(one: Leftover) -> str | None:
 
 
 def _say(found: Sequence[Leftover], tools: Tools, *, ended: bool) -> None:
-    if not found:
-        tools.say("nothing to do: nothing outlived its deadline")
-        return
     verb = "ended" if ended else "found"
     for one in found:
         key = f", of {one.key[:12]}" if one.key else ""

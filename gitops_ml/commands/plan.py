@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from gitops_ml import planning, wording
 from gitops_ml.baselines import Planner, Wish
@@ -37,8 +37,14 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
 
 
-def plan_for(args: argparse.Namespace, tools: Tools) -> Plan:
-    """Return the plan that the arguments ask for; the ledger is fetched unless ``--offline``."""
+def plan_for(args: argparse.Namespace, tools: Tools, *, live: bool = False) -> Plan:
+    """Return the plan that the arguments ask for; the ledger is fetched unless ``--offline``.
+
+    Args:
+        args: the options of ``add_plan_arguments``.
+        tools: of the command.
+        live: with today's prices instead of those that this version knows.
+    """
     if not args.offline:
         tools.results.refresh()
     planner = Planner(
@@ -49,7 +55,7 @@ def plan_for(args: argparse.Namespace, tools: Tools) -> Plan:
             known=tools.results.keys(),
             interpreter=tools.interpreter,
             force=getattr(args, "force", False),
-            estimate=lambda trial: estimate(trial, tools),
+            estimate=lambda trial: estimate(trial, tools, live=live),
         ),
         winner=lambda experiment, planned: winner(experiment, planned, tools),
     )
@@ -76,9 +82,17 @@ def note_untracked(plan: Plan, tools: Tools) -> None:
         tools.note(f"note: not part of the code, since git does not know of it: {some}{more}; `git add` what is needed")
 
 
-def estimate(trial: Trial, tools: Tools) -> Estimate:
+def estimate(trial: Trial, tools: Tools, *, live: bool = False) -> Estimate:
     """Ask the trial's backend what it may cost."""
-    return tools.backend(trial.experiment.backend or tools.project.backend).estimate(trial)
+    return tools.backend(trial.experiment.backend or tools.project.backend).estimate(trial, live=live)
+
+
+def over_budget(plan: Plan) -> Sequence[str]:
+    """Return a line for each experiment that may cost more than its spec allows."""
+    from gitops_ml.policy import over_budget as said
+
+    found = ((entry.experiment.path, said(entry)) for entry in plan.experiments)
+    return [f"{path}: {words}; raise it, or ask for less" for path, words in found if words is not None]
 
 
 def winner(experiment: Experiment, planned: Iterable[PlannedTrial], tools: Tools) -> Mapping[str, Value] | None:
@@ -114,7 +128,10 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         from gitops_ml import markdown
 
         tools.say((markdown.plan_table if args.format == "md" else markdown.plan_text)(plan).rstrip())
-    return ExitCode.OK
+    over = over_budget(plan)
+    for line in over:
+        tools.note(line)
+    return ExitCode.DENIED if over else ExitCode.OK
 
 
 def explanation(short_key: str, plan: Plan, tools: Tools) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from gitops_ml import ci
 from gitops_ml.backends.base import Backend
-from gitops_ml.commands.plan import add_plan_arguments, note_untracked, plan_for
-from gitops_ml.errors import worst
+from gitops_ml.commands.plan import add_plan_arguments, note_untracked, over_budget, plan_for
+from gitops_ml.errors import DeniedError, worst
 from gitops_ml.execution import FAR_JOBS, Ports, Summary, collect, execute
 from gitops_ml.planning import Plan, Trial
 from gitops_ml.progress import Progress, shown
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     done: set[str] = set()
     codes: list[int] = []
     for _ in range(_ROUNDS):
-        plan = plan_for(args, tools)
+        plan = plan_for(args, tools, live=True)
         trials = [planned.trial for planned in plan.to_run() if planned.trial.key not in done]
         if not trials:
             if not done:
@@ -57,6 +57,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
             break
         if args.head is None and not done:
             note_untracked(plan, tools)
+        if over := over_budget(plan):
+            raise DeniedError("\n".join(over))
         done |= {trial.key for trial in trials}
         summary = carry_out(trials, args, tools)
         codes.append(summary.exit_code)

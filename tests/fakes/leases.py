@@ -26,6 +26,7 @@ TERMS = Terms(
     security_groups=("sg-1",),
     candidates=(SPOT, G6),
     bounded_by="budget.max_duration",
+    worst_usd=Decimal("2.08"),
     place="here",
 )
 

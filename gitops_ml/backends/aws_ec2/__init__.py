@@ -328,6 +328,7 @@ class AwsEc2Backend:
             security_groups=settings.security_groups,
             candidates=asked,
             bounded_by=limit.by,
+            worst_usd=None if hourly is None else money.worst_usd(limit, hourly),
             place=self._place(),
         )
         agent = archive.built()

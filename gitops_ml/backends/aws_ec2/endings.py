@@ -104,6 +104,7 @@ def usage_of(seen: Seen) -> Usage | None:
         price_date="" if price is None else price.date,
         billed_s=0.0 if instance is None else billed_s(instance, seen.now),
         final_state=instance.state if instance is not None else "none",
+        worst_usd=None if terms.worst_usd is None else float(terms.worst_usd),
         tries=asking.refused,
         idle_share=float(idle) if known and idle is not None else None,
     )

@@ -40,6 +40,8 @@ class Terms:
     candidates: tuple[Candidate, ...]
     bounded_by: str
     """What sets the lifetime, as messages name it."""
+    worst_usd: Decimal | None
+    """What all attempts of the trial may cost together; None: not known."""
     place: str
     """Which checkout on which host created it: a process there can tell whether the creator still lives."""
 
@@ -74,6 +76,7 @@ def lease_for(
         secrets=secrets,
         cloud={
             **{field: getattr(terms, field) for field in ("region", "disk_gib", "profile", "bounded_by", "place")},
+            "worst_usd": None if terms.worst_usd is None else str(terms.worst_usd),
             "image": dataclasses.asdict(terms.image),
             "security_groups": list(terms.security_groups),
             "candidates": [to_json(one) for one in terms.candidates],
@@ -92,6 +95,7 @@ def terms_of(lease: Lease) -> Terms:
         security_groups=tuple(cloud["security_groups"]),
         candidates=tuple(from_json(one) for one in cloud["candidates"]),
         bounded_by=cloud["bounded_by"],
+        worst_usd=None if cloud["worst_usd"] is None else Decimal(cloud["worst_usd"]),
         place=cloud["place"],
     )
 
