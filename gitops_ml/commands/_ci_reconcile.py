@@ -7,6 +7,7 @@ not matter what was killed, and doing it twice changes nothing the second time.
 import argparse
 import dataclasses
 import enum
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -90,16 +91,21 @@ class _Reconciliation:
         """Keys whose outcome was not known before."""
         self._failed: list[Attempt] = []
         self._writer: Writer | None = None
+        self._planned: set[str] = set()
+        """Keys that a place's plan holds."""
         self._codes: list[int] = [ExitCode.OK]
 
     def run(self) -> tuple[int, dict[str, str]]:
         tools = self._tools
-        places = list(self._places())
-        # The default branch's settings say which ledger and backends there are.
-        self._flow.prepare(places[0])
+        places = self._places()
+        default = next(places)
+        # Its settings say which ledger and backends there are.
+        self._flow.prepare(default)
         tools.results.refresh()
         self._look_at_jobs()
-        for event in places:
+        for event in itertools.chain([default], places):
+            if self._part is Part.COLLECT and self._jobs.keys() - self._live <= self._planned:
+                break  # nobody has to be asked for places where nothing can be
             tools.say(f"{_named(event)}: {self._at(event)}")
         if self._part is not Part.PUBLISH:
             self._sweep()
@@ -117,7 +123,16 @@ class _Reconciliation:
             raise UserError(f"{self._args.remote} has no branch `{self._default}`; `--target` names the default branch")
         everywhere = Event(kind=EventKind.SCHEDULE, name="reconcile", default=self._default, fork=False)
         yield dataclasses.replace(everywhere, head=tip, branch=self._default, target=self._default)
-        for change in self._flow.forge().open_changes():
+        try:
+            changes = list(self._flow.forge().open_changes())
+        except ServiceError as error:
+            if self._part is not Part.COLLECT:
+                raise
+            # On GitLab a job without our token may not ask; where a change was trained its branch is here.
+            self._tools.note(f"branches are looked at instead of changes: {error}")
+            yield from self._branches(everywhere)
+            return
+        for change in changes:
             yield dataclasses.replace(
                 everywhere,
                 kind=EventKind.CHANGE,
@@ -128,6 +143,13 @@ class _Reconciliation:
                 fork=change.fork,
                 draft=change.draft,
             )
+
+    def _branches(self, everywhere: Event) -> Iterator[Event]:
+        for branch, head in self._tools.repository.branches(self._args.remote).items():
+            if branch != self._default and not branch.startswith(_PREFIX):
+                yield dataclasses.replace(
+                    everywhere, kind=EventKind.CHANGE, head=head, branch=branch, target=self._default
+                )
 
     def _look_at_jobs(self) -> None:
         tools, args = self._tools, self._args
@@ -148,6 +170,7 @@ class _Reconciliation:
         try:
             self._flow.prepare(event)
             planned = self._plan(event)
+            self._planned |= planned.plan.keys()
             if self._part is not Part.PUBLISH:
                 planned = self._collect(event, planned)
             elif self._args.source is not None:

@@ -225,6 +225,8 @@ class Flow:
         if repository.resolve(event.head) is None:
             ref = f"refs/pull/{event.change}/head" if self._forge_name == "github" and event.change else None
             ref = f"refs/merge-requests/{event.change}/head" if self._forge_name == "gitlab" and event.change else ref
+            if ref is None and event.branch is not None and event.fork is False:
+                ref = f"refs/heads/{event.branch}"
             if ref is None or repository.fetch(self._args.remote, ref, whole=True) != event.head:
                 raise UserError(
                     f"the commit {event.head[:12]} is not here; check it out with its history (fetch-depth: 0)"

@@ -391,6 +391,14 @@ class Repository:
             raise service_error(f"cannot fetch {ref} from {remote}", done)
         return self.fetched(remote, ref)
 
+    def branches(self, remote: str) -> Mapping[str, str]:
+        """Ask a remote for its branches and their commits."""
+        done = self._connect(["ls-remote", "--quiet", "--heads", "--", remote], remote)
+        if done.returncode:
+            raise service_error(f"cannot list the branches of {remote}", done)
+        lines = (line.partition("\t") for line in os.fsdecode(done.stdout).splitlines())
+        return {ref.removeprefix("refs/heads/"): commit for commit, _, ref in lines if OID.fullmatch(commit)}
+
     def fetched(self, remote: str, ref: str) -> str | None:
         """Return the commit of a ref as it was last fetched, without asking the remote."""
         name = self.fetched_ref(remote, ref)

@@ -160,6 +160,27 @@ def test_reconcile__two_jobs__the_cloud_and_the_forge_are_never_in_one(place):
     assert (place.records(), [state for state, _ in place.states()]) == (6, ["success"])
 
 
+def test_reconcile__half_that_may_not_ask_the_forge__finds_the_change_by_its_branch(place):
+    place.detach()
+    place.wait()
+    place.push({"unrelated": "1"}, "stale")
+    place.fake.tokens["ghs_canary0"].valid = False
+    raw = place.world.folder / "raw"
+    collected = place.reconcile("--job", "collect", "--out", str(raw))
+    assert collected.code == ExitCode.OK, collected.err
+    assert "branches are looked at instead of changes: cannot list the open pull requests" in collected.err
+
+    place.fake.tokens["ghs_canary0"].valid = True
+    options = ("--job", "publish", "--from", str(raw), "--digest", collected.outputs["digest"])
+    assert "change 7: 6 trials collected, and published" in place.reconcile(*options, keep=None).out
+
+
+def test_reconcile__nothing_has_ended__the_half_that_collects_asks_nobody(place):
+    collected = place.reconcile("--job", "collect", "--out", str(place.world.folder / "raw"), keep=None)
+
+    assert (collected.code, place.fake.calls) == (ExitCode.OK, []), collected.err
+
+
 def test_reconcile__two_jobs_with_one_at_work__say_so_to_the_half_that_cannot_ask(place):
     place.head = place.fake.pulls[7].head = place.push({"train.py": "import time\ntime.sleep(60)\n"})
     place.detach()

@@ -14,12 +14,13 @@ from tests.fakes.server import Answer, Call, Server
 
 
 class GitServer(Server):
-    """Serves ``root``; everybody needs the token, as the password of any user name."""
+    """Serves ``root``; everybody needs the token, as the password of any user name. The ``reader`` may not push."""
 
-    def __init__(self, root: Path, token: str = "ghs_canary0") -> None:
+    def __init__(self, root: Path, token: str = "ghs_canary0", *, reader: str | None = None) -> None:
         super().__init__()
         self.root = root
         self.token = token
+        self.reader = reader
 
     @contextmanager
     def running(self) -> Iterator["GitServer"]:
@@ -30,8 +31,17 @@ class GitServer(Server):
         """Return the header that a checkout action leaves in ``http.<server>/.extraheader``."""
         return "AUTHORIZATION: basic " + base64.b64encode(f"x-access-token:{self.token}".encode()).decode()
 
+    def _may(self, call: Call) -> bool:
+        kind, _, encoded = call.headers.get("authorization", "").partition(" ")
+        try:
+            given = base64.b64decode(encoded).decode().split(":", 1)[1:]
+        except ValueError:
+            return False
+        pushes = "git-receive-pack" in (call.path.rpartition("/")[2], call.query.get("service"))
+        return kind.lower() == "basic" and (given == [self.token] or (given == [self.reader] and not pushes))
+
     def handle(self, call: Call) -> Answer:
-        if call.headers.get("authorization", "").lower() != self.header().split(": ", 1)[1].lower():
+        if not self._may(call):
             return Answer(status=401, body=b"", headers={"WWW-Authenticate": 'Basic realm="git"'})
         query = "&".join(f"{name}={value}" for name, value in call.query.items())
         done = subprocess.run(

