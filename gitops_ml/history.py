@@ -153,7 +153,7 @@ def rows(entries: Iterable[Entry], reports: Iterable[ReportEntry] = ()) -> list[
     """
     groups: dict[tuple[str, str, bool, str], list[Entry]] = {}
     for entry in entries:
-        what = json.dumps((entry.point, entry.params, entry.data, entry.derived_from is not None), sort_keys=True)
+        what = _ENCODED((entry.point, entry.params, entry.data, entry.derived_from is not None))
         groups.setdefault((entry.experiment, entry.commit, entry.dirty, what), []).append(entry)
     judged = _judged(reports)
     found = [_row(group, judged.get(identity[:3])) for identity, group in groups.items()]
@@ -161,6 +161,10 @@ def rows(entries: Iterable[Entry], reports: Iterable[ReportEntry] = ()) -> list[
     found.sort(key=lambda row: (row.experiment, row.commit, row.keys))
     found.sort(key=lambda row: row.date, reverse=True)
     return found
+
+
+# One encoder for all: `json.dumps` makes another for each of ten thousand.
+_ENCODED = json.JSONEncoder(sort_keys=True).encode
 
 
 def _judged(reports: Iterable[ReportEntry]) -> dict[tuple[str, str, bool], ReportEntry]:
@@ -221,13 +225,14 @@ def _values(found: Mapping[str, Any]) -> Mapping[str, Value]:
 def _over_seeds(
     found: Sequence[Mapping[str, float]], together: Callable[[Sequence[float]], float]
 ) -> Mapping[str, float]:
+    first = found[0]
     if len(found) == 1:
-        return found[0]
-    by_name: dict[str, list[float]] = {}
-    for metrics in found:
-        for name, value in metrics.items():
-            by_name.setdefault(name, []).append(value)
-    return {name: _finite(together, them) for name, them in by_name.items()}
+        return first
+    # Nearly always all seeds leave the same metrics.
+    if all(metrics.keys() == first.keys() for metrics in found[1:]):
+        return {name: _finite(together, [metrics[name] for metrics in found]) for name in first}
+    names = dict.fromkeys(name for metrics in found for name in metrics)
+    return {name: _finite(together, [metrics[name] for metrics in found if name in metrics]) for name in names}
 
 
 def _finite(together: Callable[[Sequence[float]], float], them: Sequence[float]) -> float:

@@ -29,7 +29,7 @@ from gitops_ml.records import (
 from gitops_ml.values import dataclass
 
 if TYPE_CHECKING:
-    from gitops_ml.entries import Entry, ReportEntry
+    from gitops_ml.entries import Entry, EntryCache, ReportEntry
 
 _E = TypeVar("_E", "Entry", "ReportEntry")
 
@@ -167,32 +167,45 @@ class Results:
             cache = EntryCache.from_bytes(file.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             cache = EntryCache()
-        folders, report_folders = self._record_folders(), self._report_folders()
+        top = self._repository.entries(self.tip) if self.tip else None
+        trees = tuple(top[kind].oid if top and kind in top else "" for kind in ("records", "reports"))
+        if trees != cache.trees or not self.tip:
+            folders, report_folders = self._record_folders(), self._report_folders()
+            before, cache = cache, self._read_entries(cache, folders, report_folders)
+            # What cannot be read is said each time: then all of it has to be gone through each time.
+            if len(cache.records) == len(folders) and len(cache.reports) == len(report_folders):
+                cache.trees = (trees[0], trees[1])
+            if self.tip and cache != before:
+                state_folder(self._repository.state)
+                replace_file(file, cache.to_bytes())
+        records = {entry.key: entry for entry in cache.records.values()}
+        reports = {report.folder: report for report in cache.reports.values()}
+        for key in self._local_keys() - records.keys():
+            self._add_entry(records, key, self._local(record_path(key)), record_entry)
+        for folder in self._local_report_folders() - reports.keys():
+            self._add_entry(reports, folder, self._local(f"{folder}/report.json"), report_entry)
+        return [records[key] for key in sorted(records)], [reports[folder] for folder in sorted(reports)]
+
+    def _read_entries(
+        self, cache: "EntryCache", folders: Mapping[str, str], report_folders: Mapping[str, str]
+    ) -> "EntryCache":
+        """Return the cache for these folders: what it held of them, and what had to be read."""
+        from gitops_ml.entries import EntryCache, record_entry, report_entry
+
         records = {key: one for key, oid in folders.items() if (one := cache.records.get(oid)) and one.key == key}
         reports = {
             name: report
             for name, oid in report_folders.items()
             if (report := cache.reports.get(oid)) and report.folder == name
         }
-        known = len(records) + len(reports)
-        records |= self._entries(
-            {k: oid for k, oid in folders.items() if k not in records}, "record.json", record_entry
-        )
+        lacking = {key: oid for key, oid in folders.items() if key not in records}
+        records |= self._entries(lacking, "record.json", record_entry)
         lacking = {name: oid for name, oid in report_folders.items() if name not in reports}
         reports |= self._entries(lacking, "report.json", report_entry)
-        if len(records) + len(reports) > known:
-            now = EntryCache(
-                {folders[key]: entry for key, entry in records.items()},
-                {report_folders[folder]: entry for folder, entry in reports.items()},
-            )
-            state_folder(self._repository.state)
-            replace_file(file, now.to_bytes())
-        for key in self._local_keys() - folders.keys():
-            self._add_entry(records, key, self._local(record_path(key)), record_entry)
-        for folder in self.report_folders():
-            if folder not in report_folders:
-                self._add_entry(reports, folder, self._local(f"{folder}/report.json"), report_entry)
-        return [records[key] for key in sorted(records)], [reports[folder] for folder in sorted(reports)]
+        return EntryCache(
+            {folders[key]: entry for key, entry in records.items()},
+            {report_folders[folder]: entry for folder, entry in reports.items()},
+        )
 
     def attempts(self, keys: Iterable[str]) -> Mapping[str, Sequence[Attempt]]:
         """Return the attempts that did not succeed, by key, oldest first."""
@@ -223,9 +236,7 @@ class Results:
 
     def report_folders(self) -> Sequence[str]:
         """Return the folder of every report, in order."""
-        files = (self._folder / "reports").glob("*/*/report.json")
-        local = {file.parent.relative_to(self._folder).as_posix() for file in files}
-        return sorted(local | self._report_folders().keys())
+        return sorted(self._local_report_folders() | self._report_folders().keys())
 
     def report_files(self, folder: str) -> Mapping[str, bytes] | None:
         """Return the files of one report by their path below ``folder``; None: there is no such report."""
@@ -411,7 +422,7 @@ class Results:
 
     def _fetch(self) -> str | None:
         before = self._repository.fetched(self._remote, self._ref)
-        tip = self._repository.fetch(self._remote, self._ref, whole=True)
+        tip = self._repository.fetch(self._remote, self._ref, whole=True, apart=True)
         if before and tip is None:
             raise RefusedError(
                 f"the ledger {self._branch} is no longer on {self._remote}; it was at {before}. Restore it with "
@@ -492,6 +503,10 @@ class Results:
     def _local_keys(self) -> set[str]:
         files = (self._folder / "records").glob("??/*/record.json")
         return {file.parent.name for file in files if _KEY.fullmatch(file.parent.name)}
+
+    def _local_report_folders(self) -> set[str]:
+        files = (self._folder / "reports").glob("*/*/report.json")
+        return {file.parent.relative_to(self._folder).as_posix() for file in files}
 
     def _read(self, paths: Sequence[str]) -> dict[str, bytes | None]:
         """Return the files by path, the ledger's before those kept here."""

@@ -99,6 +99,7 @@ class Repository:
         self.top = top
         self.state = top / STATE
         self._environ = clean_environment(environ)
+        self._fetched_tips: dict[tuple[str, str], str | None] = {}
         self._batch_lock = threading.Lock()
         self._batch: Batch | None = None
 
@@ -170,7 +171,9 @@ class Repository:
                 return commit
         if not _REF.fullmatch(ref) or self.remote_url(remote) is None:
             return None
-        return self.fetch(remote, f"refs/heads/{ref}")
+        if (remote, ref) not in self._fetched_tips:
+            self._fetched_tips[remote, ref] = self.fetch(remote, f"refs/heads/{ref}")
+        return self._fetched_tips[remote, ref]
 
     def merge_base(self, one: str, other: str) -> str | None:
         """Return the best common ancestor; a shallow clone is deepened by the commit graph alone if need be.
@@ -370,10 +373,11 @@ class Repository:
 
     # Acts, on the private repository and on remotes alone
 
-    def fetch(self, remote: str, refspec: str, *, whole: bool = False) -> str | None:
+    def fetch(self, remote: str, refspec: str, *, whole: bool = False, apart: bool = False) -> str | None:
         """Fetch one ref into the private repository and return its commit; None: the remote has no such ref.
 
-        For a shallow clone only the tip is fetched, unless the ``whole`` history is asked for.
+        For a shallow clone only the tip is fetched, unless the ``whole`` history is asked for. A branch that lies
+        ``apart`` has no history in common with any other.
         """
         ref = refspec.removeprefix("+")
         if not _REF.fullmatch(ref):
@@ -383,6 +387,11 @@ class Repository:
         args = [*_FETCH, "--no-filter"]
         if not whole and self._shallow():
             args.append("--depth=1")
+        if apart:
+            # To offer the user's commits, of which none is part of it, would take a request more.
+            cloned = f"refs/remotes/{remote}/{ref.removeprefix('refs/heads/')}"
+            known = self.fetched(remote, ref) or self.resolve(cloned)
+            args = [*args, f"--negotiation-tip={known}"] if known else ["-c", _OFFER_NOTHING, *args]
         with locked(self._lock):
             done = self._connect([*args, "--", remote, f"+{ref}:{kept}"], remote)
         if done.returncode:
@@ -608,7 +617,7 @@ class Repository:
             raise GitError(f"object {oids[0]} is not in this repository")
         remote = self._any_remote()
         # As git itself does for partial clones: no negotiation, or the server would leave out what our commits imply.
-        args = ["-c", "fetch.negotiationAlgorithm=noop", *_FETCH, f"--filter={filter_spec}", "--stdin", remote]
+        args = ["-c", _OFFER_NOTHING, *_FETCH, f"--filter={filter_spec}", "--stdin", remote]
         done = self._connect(args, remote, partial=True, stdin="".join(f"{oid}\n" for oid in oids).encode())
         if done.returncode:
             raise service_error(f"cannot fetch {len(oids)} objects that this clone lacks from {remote}", done)
@@ -737,6 +746,7 @@ _FETCH = (
     "--no-prune",
     "--refmap=",
 )
+_OFFER_NOTHING = "fetch.negotiationAlgorithm=noop"
 _PUSH = (
     "push",
     "--porcelain",

@@ -467,8 +467,8 @@ def writer(folder, name, files, environ=None):
     )
 
 
-def test_push__20_processes_at_once__20_reports_and_every_clone_unchanged(remote, tmp_path):
-    """15 clones; the last six processes share one of them."""
+def test_push__20_processes_at_once__200_experiments_and_every_clone_unchanged(remote, tmp_path):
+    """Ten experiments each, at once. 15 clones; the last six processes share one of them."""
     folders = [clone(remote, tmp_path / f"clone{number}") for number in range(15)]
     before = [fingerprint(folder) for folder in folders]
 
@@ -476,7 +476,11 @@ def test_push__20_processes_at_once__20_reports_and_every_clone_unchanged(remote
         writer(
             folders[min(number, 14)],
             f"w{number}",
-            {**report_files(f"e{number}", number), **record_files(key_of(number))},
+            {
+                path: data
+                for each in range(10 * number, 10 * number + 10)
+                for path, data in {**report_files(f"e{each}", each), **record_files(key_of(each))}.items()
+            },
         )
         for number in range(20)
     ]
@@ -484,11 +488,11 @@ def test_push__20_processes_at_once__20_reports_and_every_clone_unchanged(remote
 
     assert [code for _, code in ended] == [0] * 20, [err.decode() for (_, err), code in ended if code]
     paths = ledger_paths(remote)
-    assert sum(path.endswith("/report.json") for path in paths) == 20
-    assert sum(path.endswith("/record.json") for path in paths) == 20
+    assert sum(path.endswith("/report.json") for path in paths) == 200
+    assert sum(path.endswith("/record.json") for path in paths) == 200
     assert all(len(line.split()) <= 1 for line in git(remote, "log", "--format=%P", BRANCH).splitlines())
     assert 15 <= int(git(remote, "rev-list", "--count", BRANCH)) <= 20
-    assert git(remote, "show", f"{BRANCH}:README.md").count("[report]") == 20
+    assert git(remote, "show", f"{BRANCH}:README.md").count("[report]") == 200
     git(remote, "fsck", "--strict")
     assert [fingerprint(folder) for folder in folders] == before
     assert [file for folder in folders for file in (folder / ".gitops-ml/results").rglob("*")] == []

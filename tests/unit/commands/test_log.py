@@ -137,6 +137,7 @@ def test_log__broken_record_and_report__are_left_out_and_named(tmp_path, push):
     assert len(rows(said)) == 1
     assert "warning: the record 000000000000 cannot be read and is left out: not valid JSON" in said.err
     assert "warning: reports/digits/000000000000-00000000 cannot be read and is left out: not a JSON object" in said.err
+    assert command(tmp_path / "first", "log", "--format", "json") == said
 
 
 def test_log__newer_repeat_of_a_seed__counts_and_both_cost(tmp_path, push):
