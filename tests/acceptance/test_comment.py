@@ -205,11 +205,15 @@ def test_comment__tokens__are_in_no_arguments_no_output_and_no_file(world, there
     there.expire()
     _, failed = world.call("comment", **world.environ(there, run=6))
     _, doctor = world.call("doctor", **world.environ(there))
+    page, out = world.folder / "pages" / "report.html", world.folder / "pages" / "out"
+    _, report = world.call("report", "--html", str(page), "--out", str(out), **world.environ(there))
 
     argv = (world.folder / "argv").read_text()
     assert "fetch" in argv
     assert "says 401" in failed
-    files = [file for file in (world.work / ".gitops-ml").rglob("*") if file.is_file()]
+    assert page.stat().st_size > 10_000
+    folders = (world.work / ".gitops-ml", page.parent)
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     kept = b"".join(file.read_bytes() for file in files)
     assert b"token None None" in kept
     pushed = git(world.remote, "grep", "-c", "digits", LEDGER)
@@ -218,6 +222,6 @@ def test_comment__tokens__are_in_no_arguments_no_output_and_no_file(world, there
     assert leaked.stdout == b""
     assert "401" in doctor
     for secret in ("canary", world.credential):
-        assert secret not in argv + said + failed + doctor
+        assert secret not in argv + said + failed + doctor + report
         assert secret.encode() not in kept
         assert all(secret not in text for text in there.own())

@@ -203,6 +203,30 @@ def test_upsert_comment__marker_quoted_below_the_first_line__is_not_ours_to_edit
     assert len(remote.own()) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "token", "author"),
+    [
+        ("github", "ghs_canary0", "github-actions[bot]"),  # the workflow's own, an installation token
+        ("github", "ghp_canary1", "dana"),  # of a person
+        ("gitlab", "glpat-canary0", 90),  # of the project, which has a user of its own
+        ("gitlab", "glpat-canary2", 1),  # of a person
+    ],
+)
+def test_upsert_comment__each_kind_of_token__finds_its_own(tmp_path, name, token, author):
+    with place(name, tmp_path) as there:
+        if name == "gitlab":
+            there.fake.tokens["glpat-canary2"] = type(there.fake.tokens["glpat-canary0"])(user=1)
+        others = [one for one in there.fake.tokens if one != token and not one.startswith("glcbt")]
+        for other in others:
+            post(there.forge(token=other), there, "theirs")
+
+        actions = [post(there.forge(token=token, run=run), there, f"ours {run}") for run in (5, 6)]
+
+        assert actions == ["created", "updated"]
+        assert [body_of(comment.body) for comment in there.fake.by(author)] == ["ours 6"]
+        assert len(there.fake.comments if name == "github" else there.fake.notes) == 2
+
+
 def test_upsert_comment__surplus_ones_of_ours__are_removed(remote):
     for text in ("one", "two", "three"):
         remote.add_own(f"{MARKER}\n{text}")
