@@ -55,8 +55,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gitops-ml {__version__}")
     top.add_argument("-C", dest="cwd", metavar="DIR", type=Path, default=Path(), help="run as if started in DIR")
-    # Its name is given, so that argparse does not make one, for which it loads modules that nobody needs.
-    verbs = top.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=top.prog)
+    verbs = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == command:

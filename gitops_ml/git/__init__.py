@@ -64,7 +64,6 @@ from gitops_ml.git.state import (
     state_folder,
     write_if_different,
 )
-from gitops_ml.git.submodules import module_files
 from gitops_ml.globs import compiled
 from gitops_ml.planning import Tree, TreeFile
 from gitops_ml.records import Version
@@ -367,6 +366,8 @@ class Repository:
         Raises:
             UserError: this clone does not have that commit.
         """
+        from gitops_ml.git.submodules import module_files
+
         return module_files(
             self.top, self._layout.objects.parent, path, checked_oid(commit), command=self._command, env=self._environ
         )

@@ -3,6 +3,8 @@
 import argparse
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -242,3 +244,13 @@ def test_compare__pairs__read_no_other_record(place: Place) -> None:
     place.tools().results.keep({record_path(trial.key): b"{" for trial in trials})
 
     assert place.run()[2] == ""
+
+
+def test_import__compare_and_what_it_calls__load_nothing_slow() -> None:
+    needed = "commands.compare, gitops_ml.git, gitops_ml.ledger, gitops_ml.baselines, gitops_ml.markdown"
+    slow = ("concurrent.futures", "gitops_ml.entries", "importlib.metadata", "jsonschema", "logging", "numpy")
+    program = f"import sys, gitops_ml.{needed}; print(*[name for name in {slow!r} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout == "\n"
