@@ -4,14 +4,16 @@ It changes nothing. Exit code 2 when something is not as it should be.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gitops_ml import ci, wording
+from gitops_ml.commands import _ci_identity as identity
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.tools import Tools
@@ -35,7 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Look at everything, print it, and say whether something is to be mended."""
-    parts = list(look(args, tools))
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(UserError):  # found again, as a finding
+            stack.enter_context(identity.kept_fresh(tools.environ, tools.note))
+        parts = list(look(args, tools))
     checks = [check for _, found in parts for check in found]
     if args.format == "json":
         shown = [{"part": part, **dataclasses.asdict(check)} for part, found in parts for check in found]
@@ -55,6 +60,8 @@ def look(args: argparse.Namespace, tools: Tools) -> Iterator[tuple[str, Sequence
     context = ci.context(tools.environ)
     yield "here", [_python(), _git()]
     yield "project", _checks("project", lambda: _project(tools))
+    if identity.at_hand(tools.environ) or tools.environ.get(identity.FILE):
+        yield "identity", _checks("identity token", lambda: _identity(tools.environ))
     try:
         project = tools.project
     except UserError:
@@ -109,6 +116,23 @@ def _project(tools: Tools) -> Iterator[Check]:
     fix = f"`git remote add {remote} URL`; until then results stay on this machine"
     # An address may hold a password: only that there is one is said.
     yield Check(subject=f"remote {remote}", ok=True if url else None, found="there" if url else "none", fix=fix)
+
+
+def _identity(environ: Mapping[str, str]) -> Iterator[Check]:
+    """Say whom this job's token names to a cloud, and what a role has to trust for it."""
+    claims = identity.claims(identity.token(environ))
+    issuer = str(claims.get("iss", "")).removeprefix("https://")
+    subject, audience = str(claims.get("sub", "")), claims.get("aud")
+    # Whoever can push a branch gets a token with any other subject.
+    guarded = ":environment:" in subject or ":environment_protected:true" in subject
+    fix = (
+        "let the job work in an environment that is protected, and the role trust that alone: docs/aws.md, "
+        "`The policies as files`"
+    )
+    yield Check(subject="identity token", ok=guarded or None, found=subject, fix=fix)
+    trusted = {"StringEquals": {f"{issuer}:aud": audience, f"{issuer}:sub": subject}}
+    fix = f'its "Condition" has to say: {json.dumps(trusted)}'
+    yield Check(subject="trust policy", ok=None, found="cannot be read from here", fix=fix)
 
 
 def _backend(tools: Tools, name: str) -> Iterator[Check]:

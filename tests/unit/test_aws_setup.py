@@ -77,6 +77,30 @@ def test_policy__no_statement__has_wildcards_in_actions_or_says_nothing_of_why(s
     assert len({statement.sid for statement in statements}) == len(statements)
 
 
+CALLED_AS = {
+    "ec2:CreateTags": "TagSpecifications",
+    "iam:PassRole": "IamInstanceProfile",
+    "s3:AbortMultipartUpload": "upload_file",
+    "s3:GetBucketPublicAccessBlock": "get_public_access_block",
+    "s3:GetObjectVersion": "VersionId",
+    "s3:ListBucket": "list_objects_v2",
+}
+PACKAGE = Path(permissions.__file__).parents[2]
+SOURCES = "".join(
+    file.read_text(encoding="utf-8")
+    for part in ("agent", "backends/aws_ec2", "datasets", "storage")
+    for file in (PACKAGE / part).glob("*.py")
+    if file.name != "permissions.py"
+)
+
+
+@pytest.mark.parametrize("action", sorted(permissions.needed() | permissions.needed(worker=True)))
+def test_policy__every_action__is_asked_for_by_the_code(action):
+    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", action.split(":")[1]).lower()
+
+    assert CALLED_AS.get(action, snake) in SOURCES
+
+
 def test_policy__everywhere__are_only_actions_that_look():
     everywhere = {action for statement in CI for action in statement.actions if statement.resources == ("*",)}
 

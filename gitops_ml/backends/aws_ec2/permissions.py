@@ -44,9 +44,7 @@ CI: Sequence[Statement] = (
         why="to find out what exists, what is offered, what it costs and how much of it is allowed",
         actions=(
             "ec2:DescribeImages",
-            "ec2:DescribeInstanceStatus",
             "ec2:DescribeInstanceTypeOfferings",
-            "ec2:DescribeInstanceTypes",
             "ec2:DescribeInstances",
             "ec2:DescribeNetworkInterfaces",
             "ec2:DescribeSecurityGroups",
@@ -54,7 +52,6 @@ CI: Sequence[Statement] = (
             "ec2:DescribeSpotPriceHistory",
             "ec2:DescribeSubnets",
             "ec2:DescribeVolumes",
-            "ec2:DescribeVpcs",
             "pricing:GetProducts",
             "servicequotas:GetServiceQuota",
             "ssm:DescribeParameters",

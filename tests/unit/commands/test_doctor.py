@@ -1,3 +1,4 @@
+import base64
 import errno
 import io
 import json
@@ -156,3 +157,61 @@ def test_doctor__shows_no_secret(job):
 
     assert "canary" not in job.out.getvalue() + job.err.getvalue()
     assert "hunter2" not in job.out.getvalue()
+
+
+# The identity that a job proves to a cloud
+
+
+def token(**claims):
+    def part(value):
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    return f"{part({'alg': 'RS256'})}.{part(claims)}.c2ln"
+
+
+def with_token(job, text):
+    job.environ = {**job.environ, "GITOPS_ML_ID_TOKEN": text}
+    return found(job)[1]
+
+
+@pytest.mark.parametrize(
+    ("issuer", "subject", "guarded"),
+    [
+        ("https://token.actions.githubusercontent.com", "repo:acme/digits:environment:gitops-ml", True),
+        ("https://token.actions.githubusercontent.com", "repo:acme@1/digits@2:environment:gitops-ml", True),
+        ("https://token.actions.githubusercontent.com", "repo:acme/digits:pull_request", None),
+        ("https://gitlab.com", "project_path:acme/digits:environment_protected:true", True),
+        ("https://gitlab.com", "project_path:acme/digits:ref_type:branch:ref:main", None),
+    ],
+)
+def test_identity__of_the_job__is_told_with_what_a_role_has_to_trust(issuer, subject, guarded, job):
+    checks = with_token(job, token(iss=issuer, sub=subject, aud="sts.amazonaws.com"))
+
+    assert (checks["identity token"]["ok"], checks["identity token"]["found"]) == (guarded, subject)
+    host = issuer.removeprefix("https://")
+    trusted = json.dumps({"StringEquals": {f"{host}:aud": "sts.amazonaws.com", f"{host}:sub": subject}})
+    assert checks["trust policy"]["fix"] == f'its "Condition" has to say: {trusted}'
+
+
+def test_identity__token_that_cannot_be_read__is_a_finding(job):
+    checks = with_token(job, "nonsense")
+
+    assert (checks["identity token"]["ok"], checks["identity token"]["found"]) == (
+        False,
+        "the identity token cannot be read",
+    )
+
+
+def test_identity__promised_and_not_allowed__is_a_finding(job, tmp_path):
+    job.environ = {**job.environ, "GITOPS_ML_IDENTITY_FILE": str(tmp_path / "token")}
+
+    checks = found(job)[1]
+
+    assert checks["identity token"]["ok"] is False
+    assert checks["identity token"]["found"].startswith(
+        "this job may have no identity token; give it `id-token: write`"
+    )
+
+
+def test_identity__outside_of_such_a_job__is_not_looked_at(job):
+    assert "identity token" not in found(job)[1]
