@@ -111,6 +111,7 @@ def orders_for(trial: Trial, sources: Mapping[str, Mapping[str, str]] | None = N
         params={name: list(v) if isinstance(v, tuple) else v for name, v in trial.params.items()},
         python=experiment.environment.python,
         requirements=experiment.environment.requirements,
+        image=experiment.environment.image,
         env=dict(experiment.environment.env),
         secrets=experiment.environment.secrets,
         data=tuple(

@@ -175,7 +175,6 @@ def same_names(specs: Iterable[tuple[Experiment, bytes]]) -> tuple[Diagnostic, .
 # What the schema accepts and this version does not do: what is used, at which path, in which words. Each line goes
 # when its work is done.
 _NOT_SUPPORTED: tuple[tuple[Callable[[Experiment], bool], Path, str], ...] = (
-    (lambda spec: spec.environment.image is not None, ("environment", "image"), "containers"),
     (lambda spec: spec.resources.nodes > 1, ("resources", "nodes"), "trials on several nodes"),
     (lambda spec: spec.triggers.schedule != "never", ("triggers", "schedule"), "schedules"),
 )

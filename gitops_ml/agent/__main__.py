@@ -19,6 +19,7 @@ from typing import Any
 
 from gitops_ml.agent import data, environment, machine, outputs
 from gitops_ml.agent.causes import Causes
+from gitops_ml.agent.containers import Container
 from gitops_ml.agent.environment import EnvironmentFailure
 from gitops_ml.agent.files import disk_is_full, write_json
 from gitops_ml.agent.log import Log
@@ -60,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 _CAUSES = {BundleError: "bundle", OrdersError: "orders", EnvironmentFailure: "environment", DatasetError: "data"}
+_TRAP = "trap 'exit 143' TERM\n"
+"""A shell that is asked to end would do so at once, and its training with it; so it waits for the command at hand."""
 _BALLAST_BYTES = 2**20
 """Kept free on the disk, so that a training that fills it cannot keep us from saying so."""
 
@@ -81,6 +84,7 @@ class _Attempt:
         self._gpus = machine.Gpus(args.gpu_locks or folder, json.loads(args.gpus))
         self._files: list[dict[str, Any]] = []
         self._causes = Causes(folder)
+        self._kept: Path = (args.checkpoints or folder / "checkpoints").absolute()
         self._ballast = folder / "ballast"
         self._ballast.write_bytes(bytes(_BALLAST_BYTES))
 
@@ -97,9 +101,15 @@ class _Attempt:
         for stale in outputs.remove_stale(workdir, orders):
             self._log.say(f"removed {stale}: it is an output, and was in the repository")
         self._wait_for_gpus(orders)
-        path = environment.prepare(
-            orders, workdir, scratch=self._folder, cache=self._args.cache, log=self._log, stop=self._stop
-        )
+        path: Sequence[Path] = ()
+        container = None
+        if orders.image is not None:
+            container = Container(orders.image, f"gitops-ml-{orders.key[:12]}-{os.getpid()}", os.environ)
+            container.pull(self._folder, self._log, self._stop)
+        else:
+            path = environment.prepare(
+                orders, workdir, scratch=self._folder, cache=self._args.cache, log=self._log, stop=self._stop
+            )
         self._stop.wait(0)
         found = data.bring(
             orders,
@@ -111,7 +121,18 @@ class _Attempt:
             wait=self._wait,
             say=self._log.say,
         )
-        env, command = self._command(orders, workdir, path, found)
+        variables, command = self._command(orders, workdir, found)
+        if container is None:
+            env = self._beside(orders, path) | variables
+        else:
+            env, command = container.command(
+                command,
+                workdir=workdir,
+                variables=variables,
+                writable=[code, self._kept],
+                readable=[p for p in (self._folder / "params.json", self._folder / "data") if p.exists()],
+                gpus=list(self._gpus.held),
+            )
         self._trained_from = time.time()
         ending = run(
             command,
@@ -124,6 +145,8 @@ class _Attempt:
             ),
             beat=lambda: self.beat("running"),
         )
+        if container is not None:
+            container.end()
         ending = self._causes.explained(ending, self._log.newest)
         self.make_room()
         self.beat("collecting")
@@ -210,10 +233,17 @@ class _Attempt:
             self.beat("starting")
         self._stop.wait(seconds_)
 
-    def _command(
-        self, orders: Orders, workdir: Path, path: Sequence[Path], found: Mapping[str, Path]
-    ) -> tuple[dict[str, str], list[str]]:
-        """Return the training's whole environment, and its command with the holes filled."""
+    def _beside(self, orders: Orders, path: Sequence[Path]) -> dict[str, str]:
+        """Return what a training that runs on the machine itself sees of it."""
+        inherited = environment.passed_on(os.environ)
+        if self._gpus.known:
+            inherited["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus.held)
+            if not orders.gpus:
+                self._log.say(f"the spec asks for no GPU (resources.gpu): {self._gpus.known} of this machine hidden")
+        return {**inherited, "PATH": os.pathsep.join([*map(str, path), inherited.get("PATH", os.defpath)])}
+
+    def _command(self, orders: Orders, workdir: Path, found: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
+        """Return the variables that the training gets from us, and its command with the holes filled."""
         output = workdir / outputs.OUTPUT
         output.mkdir(exist_ok=True)
         places = {("output", ""): str(output), ("checkpoints", ""): str(self._checkpoints(orders, workdir))}
@@ -222,14 +252,7 @@ class _Attempt:
         variables = {f"GITOPS_ML_DATA_{name.upper().replace('-', '_')}": str(place) for name, place in found.items()}
         params = self._folder / "params.json"
         write_json(params, orders.params)
-        inherited = environment.passed_on(os.environ)
-        if self._gpus.known:
-            inherited["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus.held)
-            if not orders.gpus:
-                self._log.say(f"the spec asks for no GPU (resources.gpu): {self._gpus.known} of this machine hidden")
-        env = {
-            **inherited,
-            "PATH": os.pathsep.join([*map(str, path), inherited.get("PATH", os.defpath)]),
+        given = {
             "PYTHONUNBUFFERED": "1",
             **orders.env,
             **{name: self._secrets[name] for name in orders.secrets},
@@ -244,11 +267,13 @@ class _Attempt:
             "".join(part if isinstance(part, str) else _filled(part, places, shell=orders.shell) for part in argument)
             for argument in orders.arguments
         ]
-        return env, ["bash", "-euo", "pipefail", "-c", *arguments] if orders.shell else arguments
+        if not orders.shell:
+            return given, arguments
+        return given, ["bash", "-euo", "pipefail", "-c", _TRAP + arguments[0], *arguments[1:]]
 
     def _checkpoints(self, orders: Orders, workdir: Path) -> Path:
         """Return the folder for checkpoints, which outlives the attempt; a declared path leads to it."""
-        kept: Path = (self._args.checkpoints or self._folder / "checkpoints").absolute()
+        kept = self._kept
         kept.mkdir(parents=True, exist_ok=True)
         if orders.checkpoints is None:
             return kept

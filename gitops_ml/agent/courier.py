@@ -159,6 +159,9 @@ class Courier:
         self._causes = Causes(self._folder)
         self._phase = "fetch"
         self._beats = 0
+        self._beating = threading.Lock()
+        self._told = "starting"
+        """The state that the last heartbeat had."""
         self._machine: dict[str, str] = {}
         self._until = around.began + 24 * 3600
         """When the storage is given up on; later known from the lease."""
@@ -459,7 +462,7 @@ class Courier:
         pace = self._around.pace
         return [
             self._repeat(self._beat, pace.beat),
-            self._repeat(self._pieces.push, pace.log),
+            self._repeat(lambda: self._pieces.push(self._tell), pace.log),
             self._repeat(self._watch, pace.watch),
             self._repeat(self._look_at_gpus, pace.gpu),
             self._repeat(self._save, pace.checkpoint),
@@ -480,7 +483,16 @@ class Courier:
         thread.start()
         return thread
 
+    def _tell(self) -> None:
+        """See that nobody reads a line of a training that is not said to run yet."""
+        if (read_json(self._folder / "status.json") or {}).get("state", "starting") != self._told:
+            self._beat()
+
     def _beat(self) -> None:
+        with self._beating:
+            self._send_beat()
+
+    def _send_beat(self) -> None:
         status = read_json(self._folder / "status.json") or {}
         state = status.get("state", "starting")
         if self._phase != "ending":
@@ -499,6 +511,7 @@ class Courier:
             idle_share=self._gpus.idle_share,
         )
         self._storage.put(self._name("heartbeat.json"), objects.to_json(beat))
+        self._told = state
 
     def _watch(self) -> None:
         """Look whether somebody wants us to end, or the machine is taken away."""

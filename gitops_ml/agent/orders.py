@@ -49,6 +49,8 @@ class Orders:
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     python: str | None = None
     requirements: str | None = None
+    image: str | None = None
+    """A container image with its digest, instead of a Python of the machine."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     data: tuple[DataOrder, ...] = ()

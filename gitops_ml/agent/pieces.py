@@ -1,5 +1,6 @@
 """The log on its way to storage, in pieces that never change: whoever has read up to a byte goes on from there."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from gitops_ml.agent import objects
@@ -20,8 +21,8 @@ class LogPieces:
         self.sent_bytes = 0
         """How much of the log is in storage."""
 
-    def push(self) -> None:
-        """Send all that is new.
+    def push(self, before: Callable[[], None] = lambda: None) -> None:
+        """Send all that is new; ``before`` is called when there is something, before others can see it.
 
         Raises:
             StorageError: not all of it could be sent; the next call goes on.
@@ -32,6 +33,7 @@ class LogPieces:
             self._pending = self._pending or self._read()
             if not self._pending:
                 return
+            before()
             self._storage.put(objects.log_piece(self._key, self._number, self.sent_bytes), self._pending)
             self.sent_bytes += len(self._pending)
             self._pending = b""

@@ -125,6 +125,22 @@ def test_run__spot_notice_in_the_middle__resumes_to_the_same_bits(
     assert list(storage.names(f"jobs/{of.key}/checkpoints/")) == [], "a trial that succeeded needs none"
 
 
+def test_run__shell_with_more_to_do__lets_the_training_save_and_does_no_more(
+    storage: Storage, tmp_path: Path, metadata: MetadataService
+) -> None:
+    held = Objects()
+    of = trial("python train.py --pause; echo never", [held.file("train.py", TRAIN)])
+    running = Running(storage, submit(storage, of, held), around(tmp_path / "1", ENVIRON, imds=metadata.imds))
+    until(lambda: "step 25\n" in running.attempt.log)
+
+    metadata.take_away()
+    result = running.end()
+
+    assert (result["outcome"], result["exit_code"]) == ("preempted", 143)
+    assert running.attempt.log.endswith("ending the training\n")
+    assert list(storage.names(f"jobs/{of.key}/checkpoints/manifests/"))
+
+
 def test_run__plug_pulled__goes_on_from_what_was_mirrored(storage: Storage, tmp_path: Path) -> None:
     of, held = training("--pause")
     lease = submit(storage, of, held)
