@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from gitops_ml.commands.init import ci_files
 from tests.fakes.github import FakeGitHub
 from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
 
 TOP = Path(__file__).parents[2]
-CALLER = """
-name: caller
-on: EVENTS
+FORKS = """
+name: forks
+on: {workflow_run: {workflows: [gitops-ml]}}
 jobs:
   gitops-ml:
-    uses: ./.github/workflows/SHIPPED
+    uses: ./.github/workflows/shipped/gitops-ml-forks.yml
 """
+WHOLE = {"id": 1, "default_branch": "main", "full_name": "acme/vision"}
+SHIPPED = ("gitops-ml.yml", "gitops-ml-forks.yml", "gitops-ml-reconcile.yml")
 TRAIN = """
 import json, os
 assert not [name for name, value in os.environ.items() if "canary" in value or name.startswith("GITHUB_")]
@@ -40,13 +43,13 @@ metrics:
 # Other people's actions, which cannot be fetched here, by the same inputs.
 CHECKOUT = """
 name: checkout
-inputs: {ref: {required: true}, fetch-depth: {}, persist-credentials: {}}
+inputs: {ref: {}, fetch-depth: {}, persist-credentials: {}}
 runs:
   using: composite
   steps:
     - shell: bash
       env: {REF: "${{ inputs.ref }}"}
-      run: git clone -q --branch "$REF" "$REMOTE" .
+      run: git clone -q --branch "${REF:-main}" "$REMOTE" .
 """
 UPLOAD = """
 name: upload
@@ -80,14 +83,13 @@ class Runner:
         (folder / "acme").mkdir()
         self.remote = make_remote(folder / "acme/vision.git")
         files = {
-            ".github/workflows/gitops-ml.yml": self._workflow("gitops-ml.yml"),
-            ".github/workflows/gitops-ml-forks.yml": self._workflow("gitops-ml-forks.yml"),
-            ".github/workflows/caller.yml": CALLER.replace("EVENTS", "[push, pull_request]").replace(
-                "SHIPPED", "gitops-ml.yml"
-            ),
-            ".github/workflows/forks.yml": CALLER.replace("EVENTS", "{workflow_run: {workflows: [caller]}}").replace(
-                "SHIPPED", "gitops-ml-forks.yml"
-            ),
+            **{f".github/workflows/shipped/{name}": self._workflow(name) for name in SHIPPED},
+            ".github/workflows/forks.yml": FORKS,
+            # What `init` writes, but that the called workflow lies beside it.
+            **{
+                path: re.sub(r"uses: \S+/(gitops-ml[\w-]*\.yml)@\S+", r"uses: ./.github/workflows/shipped/\1", text)
+                for path, text in ci_files("github").items()
+            },
             "experiment.yaml": SPEC,
             "train.py": TRAIN,
             # A change that brings modules of its own must not be what the tool imports.
@@ -99,9 +101,11 @@ class Runner:
     def _workflow(self, name: str) -> str:
         """Return the shipped workflow, told to use this very gitops-ml instead of installing one."""
         text = (TOP / ".github/workflows" / name).read_text(encoding="utf-8")
-        ours = f"        with:\n          install: 'false'\n          python: {self._python()}\n          job:"
-        assert text.count("        with:\n          job:") == text.count("gitops-ml/action@")
-        return text.replace("        with:\n          job:", ours)
+        step = r"(uses: gitops-ml/gitops-ml/action@.*\n(?: +id: ci\n)? +with:\n)"
+        ours = rf"\1          install: 'false'\n          python: {self._python()}\n"
+        text, count = re.subn(step, ours, text)
+        assert count == text.count("gitops-ml/action@")
+        return text
 
     def _python(self) -> Path:
         folder = self.folder / "python"
@@ -114,7 +118,9 @@ class Runner:
             script.chmod(0o755)
         return folder / "bin/python"
 
-    def act(self, event: str, payload: object, caller: str = "caller.yml") -> subprocess.CompletedProcess[str]:
+    def act(
+        self, event: str, payload: object, caller: str = "gitops-ml.yml", **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run one event on a checkout of what is on the remote."""
         (self.folder / "event.json").write_text(json.dumps(payload))
         shutil.rmtree(self.folder / "artifacts", ignore_errors=True)  # each run has its own
@@ -126,6 +132,7 @@ class Runner:
             "REMOTE": self.remote.as_uri(),
             "ARTIFACTS": str(self.folder / "artifacts"),
             **{name: value for name, value in ENVIRON.items() if name.startswith("GIT_")},
+            **more,
         }
         stubs, contents = [], {"checkout": CHECKOUT, "upload-artifact": UPLOAD, "download-artifact": DOWNLOAD}
         text = (TOP / ".github/workflows/gitops-ml.yml").read_text(encoding="utf-8")
@@ -159,34 +166,54 @@ def runner(tmp_path):
         yield Runner(tmp_path, forge)
 
 
-def pushed(runner):
+def pushed(runner, before="0" * 40):
     head = git(runner.work, "rev-parse", "HEAD")
-    payload = {"ref": "refs/heads/main", "before": "0" * 40, "after": head}
-    return runner.act("push", payload | {"repository": {"id": 1, "default_branch": "main", "full_name": "acme/vision"}})
+    return runner.act("push", {"ref": "refs/heads/main", "before": before, "after": head, "repository": WHOLE})
+
+
+def pull_event(runner, action, *, fork=False, **more):
+    """Run an event of pull request 7 as it stands."""
+    home = {"id": 2, "full_name": "mallory/vision"} if fork else {"id": 1, "full_name": "acme/vision"}
+    head = {"sha": runner.forge.pulls[7].head, "ref": "larger-rate", "repo": home}
+    pull = {"number": 7, "head": head, "base": {"ref": "main", "repo": WHOLE}}
+    payload = {"action": action, "number": 7, "pull_request": pull, "repository": WHOLE, **more}
+    return runner.act("pull_request", payload)
+
+
+def push_head(runner, lr, spec=SPEC):
+    """Push a new head of pull request 7."""
+    git(runner.work, "switch", "-q", "-C", "larger-rate")
+    head = commit(runner.work, {"experiment.yaml": spec.replace("lr: 0.2", f"lr: {lr}")}, f"{lr}")
+    git(runner.work, "push", "-q", "-f", "origin", "larger-rate", f"{head}:refs/pull/7/head")
+    runner.forge.pulls[7].head = head
+    return head
 
 
 def changed(runner, lr, *, fork=False):
     """Push a new head of pull request 7 and run its event."""
-    git(runner.work, "switch", "-q", "-C", "larger-rate")
-    head = commit(runner.work, {"experiment.yaml": SPEC.replace("lr: 0.2", f"lr: {lr}")}, f"{lr}")
-    git(runner.work, "push", "-q", "origin", "larger-rate", f"{head}:refs/pull/7/head")
-    runner.forge.pulls[7].head = head
-    home = {"id": 2, "full_name": "mallory/vision"} if fork else {"id": 1, "full_name": "acme/vision"}
-    whole = {"id": 1, "default_branch": "main", "full_name": "acme/vision"}
-    pull = {
-        "number": 7,
-        "head": {"sha": head, "ref": "larger-rate", "repo": home},
-        "base": {"ref": "main", "repo": whole},
-    }
-    return head, runner.act(
-        "pull_request", {"action": "synchronize", "number": 7, "pull_request": pull, "repository": whole}
-    )
+    return push_head(runner, lr), pull_event(runner, "synchronize", fork=fork)
+
+
+def commented(runner, body, author):
+    issue = {"number": 7, "pull_request": {"url": "x"}}
+    comment = {"body": body, "user": {"login": author}}
+    payload = {"action": "created", "issue": issue, "comment": comment, "repository": WHOLE}
+    return runner.act("issue_comment", payload | {"sender": {"login": author}})
+
+
+def records(runner):
+    """Return the commits that records were trained at."""
+    if not git(runner.remote, "for-each-ref", "refs/heads/gitops-ml/reports"):
+        return []
+    listed = git(runner.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports").splitlines()
+    paths = [path for path in listed if path.endswith("record.json")]
+    return [json.loads(git(runner.remote, "show", f"gitops-ml/reports:{path}"))["commit"] for path in paths]
 
 
 def jobs(done):
     return {
         word
-        for word in ("Plan", "Pending", "Run", "Publish")
+        for word in ("Plan", "Pending", "Run", "Publish", "Reconcile")
         if re.search(rf"/{word} *\] .*Job (succeeded|failed)", done.stdout)
     }
 
@@ -234,9 +261,8 @@ def test_workflow__fork__plans_then_the_trusted_half_comments_and_nothing_trains
         # What a fork's run could say of itself is not asked.
         "pull_requests": [{"number": 8}],
     }
-    whole = {"id": 1, "default_branch": "main", "full_name": "acme/vision"}
     half = runner.act(
-        "workflow_run", {"action": "completed", "workflow_run": ended, "repository": whole}, caller="forks.yml"
+        "workflow_run", {"action": "completed", "workflow_run": ended, "repository": WHOLE}, caller="forks.yml"
     )
 
     assert jobs(half) == {"Publish"}, half.stdout[-6000:] + half.stderr[-2000:]
@@ -245,3 +271,75 @@ def test_workflow__fork__plans_then_the_trusted_half_comments_and_nothing_trains
     assert "succeeded" not in re.sub("Job succeeded", "", half.stdout)
     listed = git(runner.remote, "for-each-ref", "refs/heads/gitops-ml")
     assert listed == "" or "record.json" not in git(runner.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports")
+
+
+ASKED = SPEC + "triggers: {change: plan}\n"
+
+
+def test_workflow__comments__a_strangers_is_refused_and_a_writers_trains_the_commit_it_names(runner):
+    main = commit(runner.work, {"experiment.yaml": ASKED}, "only when asked for")
+    git(runner.work, "push", "-q", "origin", "main")
+    first = push_head(runner, 0.3, ASKED)
+    for body in ("Looks good", "/gitops-ml-like words"):
+        ignored = commented(runner, body, "rob")
+        assert (ignored.returncode, records(runner)) == (0, []), ignored.stdout[-3000:] + ignored.stderr[-3000:]
+
+    stranger = commented(runner, f"/gitops-ml run --sha {first}", "stranger")
+    assert stranger.returncode == 1
+    assert "`stranger` may not approve this" in stranger.stdout
+    assert (jobs(stranger), records(runner)) == ({"Plan", "Publish"}, [])
+
+    second = push_head(runner, 0.4, ASKED)
+    late = commented(runner, f"/gitops-ml run --sha {first}", "rob")
+    assert late.returncode == 1
+    assert "the approval is for" in late.stdout
+    assert (jobs(late), records(runner)) == ({"Plan", "Publish"}, [])
+
+    done = commented(runner, f"/gitops-ml run --sha {second}", "rob")
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert jobs(done) == {"Plan", "Pending", "Run", "Publish"}
+    assert sorted(records(runner)) == sorted([second] * 3 + [main] * 3)
+    states = [one["state"] for one in runner.forge.statuses if one["sha"] == second]
+    assert states[-2:] == ["pending", "success"]
+
+
+def test_workflow__label_close_merge_and_schedule(runner):
+    commit(runner.work, {"experiment.yaml": ASKED}, "only when asked for")
+    git(runner.work, "push", "-q", "origin", "main")
+    before = git(runner.work, "rev-parse", "HEAD")
+    head = push_head(runner, 0.3, ASKED)
+    other = pull_event(runner, "labeled", label={"name": "bug"}, sender={"login": "rob"})
+    assert (other.returncode, jobs(other)) == (0, set())
+
+    label = pull_event(runner, "labeled", label={"name": "gitops-ml/run"}, sender={"login": "rob"})
+    assert label.returncode == 0, label.stdout[-6000:] + label.stderr[-2000:]
+    assert len(records(runner)) == 6
+    assert "better" in runner.forge.comments[0].body
+
+    git(runner.work, "switch", "-q", "main")
+    git(runner.work, "merge", "-q", "--no-ff", "-m", "merge", head)
+    git(runner.work, "push", "-q", "origin", "main")
+    runner.forge.pulls[7].state = "closed"
+    closed = pull_event(runner, "closed")
+    assert closed.returncode == 0, closed.stdout[-5000:] + closed.stderr[-2000:]
+    assert "0 trainings ended" in closed.stdout
+    assert jobs(closed) == {"Plan", "Publish"}
+
+    merged = pushed(runner, before)
+    assert merged.returncode == 0, merged.stdout[-6000:] + merged.stderr[-2000:]
+    assert (jobs(merged), len(records(runner))) == ({"Plan", "Publish"}, 6), "nothing was trained"
+    promoted = git(runner.work, "rev-parse", "HEAD")[:12]
+    listed = git(runner.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports").splitlines()
+    assert any(path.startswith(f"reports/digits/{promoted}") for path in listed)
+
+    runner.forge.pulls[7].state = "open"
+    url = "https://github.com/acme/vision/actions/runs/55"
+    pending = {"state": "pending", "context": "gitops-ml/digits", "description": "training", "target_url": url}
+    lost = push_head(runner, 0.5, ASKED)
+    runner.forge.runs[55] = "completed"
+    runner.forge.statuses.append({**pending, "sha": lost})
+    swept = runner.act("schedule", {"schedule": "0 0 * * *"}, caller="gitops-ml-reconcile.yml", GITHUB_REF_NAME="main")
+    assert swept.returncode == 0, swept.stdout[-6000:] + swept.stderr[-2000:]
+    assert jobs(swept) == {"Reconcile"}, swept.stdout[-3000:]
+    assert "change 7: 3 trials without a record, which no run trains any more" in swept.stdout
+    assert [one["state"] for one in runner.forge.statuses if one["sha"] == lost] == ["pending", "error"]
