@@ -56,7 +56,7 @@ from gitops_ml.backends.aws_ec2.candidates import Candidate, Market, candidates,
 from gitops_ml.backends.aws_ec2.cloud import Cloud, Resource
 from gitops_ml.backends.aws_ec2.endings import Ending, ending_from, ending_to_json, hardware_of, usage_of
 from gitops_ml.backends.aws_ec2.journal import Journal, Turn, asking_of, lines
-from gitops_ml.backends.aws_ec2.launching import Launcher
+from gitops_ml.backends.aws_ec2.launching import Launcher, NoMachineError
 from gitops_ml.backends.aws_ec2.leases import Terms, lease_for, secret_name, terms_of
 from gitops_ml.backends.aws_ec2.permissions import Places
 from gitops_ml.backends.aws_ec2.requests import TAG_EXPIRES, TAG_KEY
@@ -67,8 +67,8 @@ from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError, TrialError, UserError
 from gitops_ml.planning import Estimate, Trial
 
-AT_A_TIME = 16
-"""How many objects are read side by side."""
+AT_A_TIME = 10
+"""How many objects are read side by side: as many connections as botocore keeps."""
 AVOID_S = 900.0
 """How long a zone is asked last that took a spot machine away."""
 KEEP_S = 30 * 86_400.0
@@ -155,7 +155,12 @@ class AwsEc2Backend:
                 lease = self._lease(trial, bundle, last)
                 if self._journal.create(self._journal.name(lease, "lease.json"), objects.to_json(lease)):
                     self._watch(lease)
-                    self._ask(lease, Turn(number=1, place=terms_of(lease).place, at=lease.created_at), [])
+                    turn = self._ask(lease, Turn(number=1, place=terms_of(lease).place, at=lease.created_at), [])
+                    # Nothing that is worth asking for can have happened since.
+                    seen = Seen(lease=lease, now=self._now(), asking=asking_of(lease, [turn]))
+                    found = verdict(seen)
+                    if not found.state.final:
+                        return self._as_status(found, seen)
                     return self._look([trial.key], anew=True)[trial.key]
         raise ServiceError(f"the job {trial.key[:12]} is started again and again by somebody else; try again")
 
@@ -217,7 +222,7 @@ class AwsEc2Backend:
         """Say that nobody wants it any more, and end its machine. Two requests, and never more than five seconds."""
         watched = self._watched.get(key)
         lease = watched.lease if watched is not None else self._journal.newest(key)
-        if lease is None or (watched is not None and watched.ending is not None) or self._ending(lease) is not None:
+        if lease is None or (watched.ending if watched is not None else self._ending(lease)) is not None:
             return
         marker = json.dumps({"by": self._owner(), "reason": f"cancelled by {self._owner()}", "at": self._now()})
         name = self._journal.name(lease, "cancel.json")
@@ -419,7 +424,8 @@ class AwsEc2Backend:
         if turn is not None:
             self._ask(lease, turn, turns)
 
-    def _ask(self, lease: Lease, turn: Turn, earlier: list[Turn]) -> None:
+    def _ask(self, lease: Lease, turn: Turn, earlier: list[Turn]) -> Turn:
+        """Use the turn and return how far it came."""
         from gitops_ml.agent.bootstrap import user_data
 
         try:
@@ -428,12 +434,12 @@ class AwsEc2Backend:
             raise UserError(f"gitops-ml.yaml: storage: {error}") from error
         try:
             done = self._launcher.ask(lease, text, turn, earlier)
-        except UserError as error:
-            if not isinstance(error, ServiceError) or "did not answer" not in str(error):
-                self._close(lease, error)
-            raise
+        except NoMachineError as refused:
+            self._close(lease, refused.error)
+            raise refused.error from refused
         if done.started:
             self._watch(lease).instance = done.started
+        return done
 
     def _close(self, lease: Lease, error: UserError) -> None:
         """Write down that the attempt was refused and has no machine, so that the next submission starts another."""
@@ -441,7 +447,7 @@ class AwsEc2Backend:
             self._journal.name(lease, "ending.json"),
             json.dumps({"refused": str(error), "at": self._now()}, sort_keys=True).encode(),
         )
-        self._forget(lease.key)
+        self._ending(lease)
 
     # How jobs stand
 

@@ -28,6 +28,14 @@ _AGAIN_S = (60.0, 300.0)
 _PROPAGATION_S = 60.0
 
 
+class NoMachineError(Exception):
+    """There is certainly no machine, and asking on does not help; ``error`` says why."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Launcher:
     """One process's asking for machines."""
 
@@ -58,7 +66,8 @@ class Launcher:
             earlier: those before it.
 
         Raises:
-            UserError: EC2 answers with what no other candidate would help against.
+            NoMachineError: EC2 answers with what no other candidate would help against.
+            ServiceError: EC2 or the storage does not answer. The turn stays open.
         """
         candidates = terms_of(lease).candidates
         lost = _unanswered(earlier, candidates)
@@ -83,9 +92,9 @@ class Launcher:
                 if error.scope is Scope.SPENT:
                     return turn
                 if not error.scope.goes_on:
-                    raise problem(
-                        "ec2:RunInstances", error.code, error.message, self._cloud.region, self._places
-                    ) from (error)
+                    region = self._cloud.region
+                    said = problem("ec2:RunInstances", error.code, error.message, region, self._places)
+                    raise NoMachineError(said) from error
                 refused.append((candidate, error.scope))
                 continue
             turn = dataclasses.replace(turn, started=started, started_at=self._now(), at=self._now(), closed=True)
@@ -163,7 +172,7 @@ class Launcher:
         """Refuse what the account's quotas never allow, instead of waiting for it.
 
         Raises:
-            UserError: each candidate was kept out by a quota that is smaller than the machine.
+            NoMachineError: each candidate was kept out by a quota that is smaller than the machine.
         """
         by_quota = [entry for entry in turn.tries if scope_of(entry.code) in (Scope.QUOTA, Scope.SPOT_QUOTA)]
         if not by_quota or len(by_quota) < len(turn.tries):
@@ -175,7 +184,7 @@ class Launcher:
             if line is None:
                 return
             lines.append(line)
-        raise UserError("\n".join(dict.fromkeys(lines)))
+        raise NoMachineError(UserError("\n".join(dict.fromkeys(lines))))
 
     def _too_small(self, candidate: Candidate) -> str | None:
         """Say that a quota is smaller than the machine; None: it is not, or is not known."""
