@@ -550,6 +550,12 @@ class _Checks:
             yield self.error(path, f"unknown-{family}", f"no {family} is called {shown(name)}{advice}")
 
 
+_SIGNED = re.compile(
+    r"(?i)(?:^|&)(X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-Signature|AWSAccessKeyId|sig|signature|"
+    r"(?:access_|auth_|private_)?token|api_?key)="
+)
+
+
 def _uri_problem(uri: str) -> str | None:
     scheme, _, rest = uri.partition("://")
     if scheme == "https":
@@ -562,6 +568,11 @@ def _uri_problem(uri: str) -> str | None:
             return f"{shown(uri)} names no host; write it as https://HOST/PATH"
         if "@" in parts.netloc:
             return "a URL in a spec holds no user and no password; remove what stands before the `@`"
+        if signed := _SIGNED.search(parts.query):
+            return (
+                f"`{signed[1]}` in a URL is a credential, which whoever reads the spec could use; name data that needs "
+                "one as s3:// or hf://"
+            )
     elif scheme == "s3" and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,62}/[^/].*|[a-z0-9][a-z0-9.-]{1,62}/", rest):
         return f"{shown(uri)} names no object; write it as s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for all below it"
     elif scheme == "hf" and not re.fullmatch(r"(datasets/)?[\w.-]+/[\w.-]+(@[^/]+)?(/.*)?", rest):

@@ -157,7 +157,6 @@ class _Attempt:
         top = f"code/{orders.workdir}/" if orders.workdir != "." else "code/"
         before = {name.removeprefix(top) for name in paths if name.startswith(top)}
         self._files = outputs.gather(workdir, orders, before=before, into=self._folder / "outputs")
-        shutil.rmtree(self._folder / "data", ignore_errors=True)  # the cache has it
         if ending.outcome == "succeeded":  # of a failure it may help to look at them
             shutil.rmtree(unpacked, ignore_errors=True)
             (self._folder / "bundle.tar").unlink()
@@ -190,6 +189,7 @@ class _Attempt:
 
     def finish(self, ending: Ending) -> None:
         """Write the result, last and whole."""
+        shutil.rmtree(self._folder / "data", ignore_errors=True)  # the cache has it
         ended = time.time()
         write_json(
             self._folder / "result.json",

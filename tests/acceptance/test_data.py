@@ -157,6 +157,24 @@ def test_run__data_changed_under_its_pin__refused_before_training_with_both_dige
     assert lab.records() == []
 
 
+def test_rerun__first_commit_with_todays_data__is_trained_on_that(lab: Lab, web: TlsFileServer) -> None:
+    web.files["/today.csv"] = b"today"
+    lab.spec(f"  - {{name: train, uri: {web.url}/train.csv}}\n")
+    assert lab.call("lock")[0] == 0
+    assert lab.train()[0] == 0
+    lab.trainings()
+
+    code, said = lab.call("rerun", "HEAD", "--data", f"train={web.url}/today.csv@{sha256(b'today')}")
+
+    assert code == 0, said
+    assert lab.trainings() == [{"train": {"today.csv": "today"}}]
+    assert sorted(dict(record["document"]["data"])["train"] for record in lab.records()) == sorted(
+        [sha256(DATA), sha256(b"today")]
+    )
+    code, said = lab.call("log", "--data", f"train={sha256(b'today')[:20]}", "--format", "json")
+    assert [row["data"] for row in json.loads(said)] == [{"train": sha256(b"today")}]
+
+
 def test_run__download_is_torn__is_retried_and_trains(lab: Lab, web: TlsFileServer) -> None:
     lab.spec(f"  - {{name: train, uri: {web.url}/train.csv}}\n")
     assert lab.call("lock")[0] == 0
