@@ -202,6 +202,9 @@ def code_files(experiment: Experiment, tree: Tree, specs: Collection[str]) -> tu
         if "://" not in data.uri:
             path = inside(data.uri, experiment.workdir)
             exclude += [path, f"{path}/**"]
+            if not data_files(data, experiment, tree):
+                # What DVC says about it beside the digest, which the key has, changes nothing.
+                exclude.append(f"{path.rstrip('/')}.dvc")
     wanted, unwanted = compiled(tuple(include)), compiled(tuple(exclude))
     return tuple(
         file

@@ -103,6 +103,7 @@ class DataCache:
             lock = Lock(self._lock_path(f"{file.parent.parent.name}:{file.name}"))
             if lock.try_acquire():
                 file.unlink(missing_ok=True)
+                lock.path.unlink(missing_ok=True)  # whoever waits for it looks whether it is still the one
                 total -= size
                 lock.release()
         for partial in self._root.glob("partial/*"):
@@ -159,8 +160,9 @@ class DataCache:
     def _locked(self, identity: str, name: str) -> Iterator[None]:
         lock = Lock(self._lock_path(identity))
         said = False
-        while not lock.try_acquire():
-            if not said:
+        while not (lock.try_acquire() and _is_there(lock)):
+            lock.release()
+            if not said and lock.path.exists():
                 self._say(f"{name}: another trial is fetching it; waiting")
                 said = True
             self._wait(0.1)
@@ -188,6 +190,15 @@ class DataCache:
 
     def _place(self, folder: str, identity: str) -> Path:
         return self._root / folder / hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
+
+
+def _is_there(lock: Lock) -> bool:
+    """Say whether the lock that we hold is the one that others will find."""
+    assert lock.descriptor is not None
+    try:
+        return os.path.samestat(os.fstat(lock.descriptor), lock.path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _hand_out(kept: Path, target: Path) -> None:

@@ -52,8 +52,18 @@ def bring(
     for entry in orders.data:
         try:
             dataset = for_uri(entry.uri, outside, entry.source)
-            found[entry.name] = dataset.fetch(entry.uri, entry.version, into / entry.name)
+            place = dataset.fetch(entry.uri, entry.version, into / entry.name)
+            found[entry.name] = _at_its_path(place, workdir / entry.uri) if entry.source else place
         except DatasetError as error:
             raise type(error)(f"data `{entry.name}`: {error}") from error
     kept.trim()
     return found
+
+
+def _at_its_path(place: Path, path: Path) -> Path:
+    """Let what DVC or Git LFS keeps be found where it would stand in a clone too: code may name that path itself."""
+    if path.exists() or path.is_symlink():
+        return place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(place.absolute())
+    return path.absolute()

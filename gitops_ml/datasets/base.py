@@ -127,7 +127,9 @@ def changed(name: str, found: str, pinned: str) -> DatasetError:
 
 def file_name(uri: str) -> str:
     """Return a name for the file that a URI leads to: its last part, as far as that can be a file's name."""
-    last = urllib.parse.unquote(urllib.parse.urlsplit(uri).path.rstrip("/").rpartition("/")[2])
+    if uri.startswith(("https:", "http:")):
+        uri = urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
+    last = uri.rstrip("/").rpartition("/")[2]
     name = re.sub(r"[^\w.+=-]", "_", last)[-200:].lstrip(".")
     return name or "data"
 

@@ -8,6 +8,7 @@
 - A server that drips, never ends or sends another length than it announced is given up.
 """
 
+import base64
 import contextlib
 import http.client
 import ipaddress
@@ -22,7 +23,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gitops_ml.datasets.base import DatasetError, Outside, UnreachableError
 
@@ -144,7 +145,7 @@ class Web:
                     into.unlink(missing_ok=True)
                     raise _TornError("the server cannot continue the download")
                 self._judge(url, response)
-                start = _start(response, start)
+                start = _start(url, response, start)
                 # A weak tag does not promise equal bytes.
                 tag = response.getheader("ETag", "")
                 tag = "" if tag.startswith("W/") else tag
@@ -161,26 +162,20 @@ class Web:
         total = None if announced is None else start + announced
         if size_bytes is not None and total not in (None, size_bytes):
             raise DatasetError(f"{shown(url)}: the server announces {total} bytes, and {size_bytes} are expected")
-        into.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(into.parent).free
         if announced is not None and announced > free:
             raise DatasetError(
                 f"{shown(url)}: {announced} bytes do not fit on the disk, which has {free} free at {into.parent}"
             )
         done = start
-        with into.open("r+b" if into.exists() else "xb") as file:
+        with _writing(into) as file:
             file.truncate(start)
             file.seek(start)
-            try:
-                for chunk in self._chunks(response):
-                    file.write(chunk)
-                    done += len(chunk)
-                    if size_bytes is not None and done > size_bytes:
-                        raise DatasetError(f"{shown(url)}: the server sends more than the {size_bytes} bytes expected")
-            except OSError as error:
-                if isinstance(error, TimeoutError | ConnectionError | ssl.SSLError):
-                    raise
-                raise DatasetError(f"{shown(url)}: cannot write {into}: {error.strerror or error}") from error
+            for chunk in self._chunks(response):
+                _write(file, chunk, into)
+                done += len(chunk)
+                if size_bytes is not None and done > size_bytes:
+                    raise DatasetError(f"{shown(url)}: the server sends more than the {size_bytes} bytes expected")
         if done != (total if total is not None else size_bytes if size_bytes is not None else done):
             raise _TornError("the connection ended early")
 
@@ -203,6 +198,7 @@ class Web:
     def _persist(self, url: str, act: Callable[[], Any], have: Callable[[], int]) -> Any:
         """Do it, again and again while there is hope."""
         vain = 0
+        why = ""
         for _ in range(TRIES * 20):
             before = have()
             pause_s = 0.0
@@ -210,7 +206,7 @@ class Web:
                 return act()
             except _TornError as torn:
                 why, pause_s = str(torn), torn.pause_s
-            except (http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError, socket.gaierror) as error:
+            except (http.client.HTTPException, OSError) as error:
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise DatasetError(f"{shown(url)}: {error.verify_message}") from error
                 why = _said(error)
@@ -243,6 +239,7 @@ class Web:
         self, url: str, headers: Mapping[str, str], private: Mapping[str, str], body: bytes | None
     ) -> Iterator[http.client.HTTPResponse]:
         """Yield the answer to a request, redirects followed."""
+        url = _spelt(url)
         first, method = _origin(url), "GET" if body is None else "POST"
         for _ in range(MAX_REDIRECTS + 1):
             own = private if _origin(url) == first else {}
@@ -256,6 +253,8 @@ class Web:
                 if parts.scheme == "http" and connection.host != parts.hostname:  # a proxy takes whole URLs
                     target = url
                 sent = {"Accept-Encoding": "identity", "User-Agent": "gitops-ml", **headers, **own}
+                if target == url:
+                    sent |= self._proxy_login(parts.scheme)
                 connection.request(method, target, body=body, headers=sent)
                 response = connection.getresponse()
                 late.cancel()
@@ -272,7 +271,7 @@ class Web:
                 raise DatasetError(f"{shown(url)}: the server redirects without saying where to")
             if response.status == 303:
                 method, body = "GET", None
-            url = urllib.parse.urljoin(url, onward)
+            url = _spelt(urllib.parse.urljoin(url, onward))
         raise DatasetError(f"{shown(url)}: redirected more than {MAX_REDIRECTS} times")
 
     def _connection(self, parts: urllib.parse.SplitResult) -> http.client.HTTPConnection:
@@ -297,7 +296,7 @@ class Web:
             if parts.scheme == "http":
                 return http.client.HTTPConnection(via_host, via_port, timeout=self._silence_s)
             tunnel = http.client.HTTPSConnection(via_host, via_port, timeout=self._silence_s, context=self._context())
-            tunnel.set_tunnel(host, port or 443)
+            tunnel.set_tunnel(host, port or 443, self._proxy_login(parts.scheme))
             return tunnel
         made: http.client.HTTPConnection
         if parts.scheme == "http":
@@ -314,13 +313,23 @@ class Web:
 
     def _proxy(self, scheme: str, host: str) -> tuple[str, int] | None:
         environ = {name.lower(): value for name, value in self._environ.items() if name.lower().endswith("_proxy")}
-        named = environ.get(f"{scheme}_proxy", "")
-        if not named or urllib.request.proxy_bypass_environment(  # type: ignore[attr-defined]
+        parts = self._proxy_parts(scheme)
+        if parts is None or urllib.request.proxy_bypass_environment(  # type: ignore[attr-defined]
             host, {"no": environ.get("no_proxy", "")}
         ):
             return None
-        parts = urllib.parse.urlsplit(named if "://" in named else f"http://{named}")
         return (parts.hostname, parts.port or 8080) if parts.hostname else None
+
+    def _proxy_parts(self, scheme: str) -> urllib.parse.SplitResult | None:
+        named = self._environ.get(f"{scheme}_proxy") or self._environ.get(f"{scheme.upper()}_PROXY") or ""
+        return urllib.parse.urlsplit(named if "://" in named else f"http://{named}") if named else None
+
+    def _proxy_login(self, scheme: str) -> dict[str, str]:
+        parts = self._proxy_parts(scheme)
+        if parts is None or parts.username is None:
+            return {}
+        user = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        return {"Proxy-Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
 
 
 def shown(url: str) -> str:
@@ -369,6 +378,28 @@ class _TornError(Exception):
         self.pause_s = pause_s
 
 
+def _spelt(url: str) -> str:
+    """Return the URL in characters that a request may have."""
+    return urllib.parse.quote(url, safe="/:?#[]@!$&'()*+,;=%~")
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[BinaryIO]:
+    try:
+        opened = file.open("r+b" if file.exists() else "xb")
+    except OSError as error:
+        raise DatasetError(f"cannot write {file}: {error.strerror or error}") from error
+    with opened:
+        yield opened
+
+
+def _write(file: BinaryIO, chunk: bytes, path: Path) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:
+        raise DatasetError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def _origin(url: str) -> tuple[str, str]:
     parts = urllib.parse.urlsplit(url)
     return parts.scheme, parts.netloc.rpartition("@")[2].lower()
@@ -380,13 +411,13 @@ def _announced(response: http.client.HTTPResponse) -> int | None:
     return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
 
 
-def _start(response: http.client.HTTPResponse, asked: int) -> int:
+def _start(url: str, response: http.client.HTTPResponse, asked: int) -> int:
     """Return where in the file the answer's bytes belong."""
     if response.status != 206:
         return 0
     found = re.match(r"bytes ([0-9]{1,18})-", response.getheader("Content-Range", ""))
     if found is None or int(found[1]) != asked:
-        raise DatasetError("the server sends another part of the file than it was asked for")
+        raise DatasetError(f"{shown(url)}: the server sends another part of the file than it was asked for")
     return asked
 
 

@@ -331,6 +331,8 @@ def dvc(lab: Lab, tmp_path: Path) -> Lab:
         "  - {name: file, uri: data/x.csv}\n  - {name: folder, uri: data/raw}\n  - {name: made, uri: gen}\n"
         "  - {name: windows, uri: data/windows.csv}\n"
     )
+    # Code may name the paths itself, as it would after `dvc pull`.
+    write(lab.top, {"experiment.yaml": lab.text().replace("run: ", "run: grep -q two data/raw/sub/ü.txt && ")})
     return lab
 
 
@@ -378,7 +380,7 @@ def test_run__dvc_remote_has_another_file__refused_with_both_digests(dvc: Lab, t
 def lfs(lab: Lab, *, with_store: str = "") -> None:
     write(lab.top, {"data/x.csv": pointer(DATA), "weights.txt": pointer(b"weights")})
     lab.spec("  - {name: train, uri: data/x.csv}\n")
-    text = lab.text().replace("run: python3", "run: grep -q weights weights.txt && python3")
+    text = lab.text().replace("run: python3", "run: grep -q weights weights.txt && grep -q 19999 data/x.csv && python3")
     write(lab.top, {"experiment.yaml": text})
     if with_store:
         write(lab.top, {".lfsconfig": f"[lfs]\n\turl = {with_store}\n"})

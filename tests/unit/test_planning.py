@@ -420,3 +420,56 @@ def test_keys__all_seeds_and_points__distinct() -> None:
     found = keys(exp)
 
     assert len(found) == len(set(found)) == len(list(itertools.product((0.1, 0.2), (0, 1, 2))))
+
+
+DVC = "outs:\n- md5: 0123456789abcdef0123456789abcdef\n  size: 3\n  hash: md5\n  path: big.csv\n"
+
+
+def kept_by_dvc(text: str, config: str = "", file: str = "data/big.csv.dvc") -> planning.Trial:
+    files = {**FILES, file: text, **({".dvc/config": config} if config else {})}
+    (one,) = planning.side_trials(
+        experiment(data=(Data(name="train", uri="data/big.csv"),), code=Code(exclude=(".dvc/**",)), seeds=(0,)),
+        tree(files),
+        SPECS,
+        situation(),
+    )
+    return one
+
+
+def test_side_trials__data_that_dvc_keeps__is_pinned_by_its_md5_alone() -> None:
+    one = kept_by_dvc(DVC)
+
+    assert one.document["data"] == [["train", "md5:0123456789abcdef0123456789abcdef"]]
+    assert one.sources == {"train": {"kind": "dvc", "md5": "0123456789abcdef0123456789abcdef", "layout": "files/md5"}}
+    assert "data/big.csv.dvc" not in [file.path for file in one.files]
+    assert kept_by_dvc(DVC + "desc: of May\n").key == one.key
+    assert kept_by_dvc(DVC.replace("0123", "ffff")).key != one.key
+
+
+def test_side_trials__data_of_a_dvc_pipeline__is_found_in_its_lock() -> None:
+    lock = (
+        "schema: '2.0'\nstages:\n  prepare:\n    cmd: make\n    outs:\n    - path: data/big.csv\n      hash: md5\n"
+        "      md5: 0123456789abcdef0123456789abcdef\n"
+    )
+
+    assert kept_by_dvc(lock, file="dvc.lock").document["data"] == kept_by_dvc(DVC).document["data"]
+
+
+def test_side_trials__dvc_remote__goes_along_and_is_not_in_the_key() -> None:
+    config = "[core]\n    remote = a\n['remote \"a\"']\n    url = s3://acme/dvc\n"
+
+    one = kept_by_dvc(DVC, config)
+
+    assert one.sources["train"]["remote"] == "s3://acme/dvc"
+    assert one.key == kept_by_dvc(DVC).key
+
+
+def test_side_trials__place_and_digest_of_data__the_key_has_the_digest() -> None:
+    commit, sha = "0" * 40, "sha256:" + "1" * 64
+
+    def key(version: str) -> str:
+        (only,) = keys(experiment(data=(Data(name="d", uri="hf://a/b/c", version=version),), seeds=(0,)))
+        return only
+
+    assert key(f"{commit}+{sha}") == key(f"{'2' * 40}+{sha}") == key(sha)
+    assert key(commit) != key("2" * 40)

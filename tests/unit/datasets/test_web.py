@@ -9,7 +9,7 @@ import pytest
 from gitops_ml.agent.cache import DataCache
 from gitops_ml.datasets.base import DatasetError, Outside
 from gitops_ml.datasets.web import Web, is_reserved, refuse_reserved, shown
-from tests.fakes.files import FileServer
+from tests.fakes.files import FileServer, basic
 from tests.fakes.server import Answer, Fault
 
 DATA = b"".join(b"%d\n" % n for n in range(50_000))
@@ -261,3 +261,48 @@ def test_document__no_json__is_refused(server: FileServer, tmp_path: Path) -> No
 
 def test_shown__user_and_signature__are_left_out() -> None:
     assert shown("https://user:pass@example.org/a/b?X-Amz-Signature=1#f") == "https://example.org/a/b"
+
+
+def test_download__through_a_proxy__asks_it_with_its_login(server: FileServer, tmp_path: Path) -> None:
+    environ = {
+        "GITOPS_ML_ALLOW_HOSTS": "data.example",
+        "http_proxy": server.url.replace("//", "//user:pass%40word@"),
+        "NO_PROXY": "example.org",
+    }
+    outside = Outside(environ=environ, cache=DataCache(tmp_path / "cache"), wait=lambda _: None)
+
+    Web(outside).download("http://data.example/x", tmp_path / "x")
+
+    assert (tmp_path / "x").read_bytes() == DATA
+    (call,) = server.calls
+    assert call.headers["host"] == "data.example"
+    assert call.headers["proxy-authorization"] == basic("user", "pass@word")
+
+
+def test_download__characters_that_a_request_cannot_have__are_spelt(server: FileServer, tmp_path: Path) -> None:
+    server.files["/a größe"] = DATA
+    server.redirects["/b"] = "/a größe".encode().decode("latin-1")
+
+    web(tmp_path).download(f"{server.url}/a größe", tmp_path / "x")
+
+    assert (tmp_path / "x").read_bytes() == DATA
+
+
+def test_download__place_that_cannot_be_written__is_said(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+
+    with pytest.raises(DatasetError) as refused:
+        web(tmp_path).download(f"{server.url}/x", tmp_path / "x")
+
+    assert "cannot write" in str(refused.value)
+
+
+def test_download__nobody_listens__is_given_up(tmp_path: Path) -> None:
+    server = FileServer()
+    with server.running():
+        pass
+
+    with pytest.raises(DatasetError) as refused:
+        web(tmp_path).download(f"{server.url}/x", tmp_path / "x")
+
+    assert str(refused.value) == f"{server.url}/x: given up after 5 tries in a row: Connection refused"
