@@ -169,7 +169,7 @@ WORKER: Sequence[Statement] = (
     Statement(
         sid="Secrets",
         why="to read the secrets that specs of this repository may name",
-        actions=("ssm:GetParameter",),
+        actions=("ssm:GetParameters",),
         resources=(_ARN + "ssm:*:{account}:parameter/gitops-ml/{repository}/*",),
     ),
 )

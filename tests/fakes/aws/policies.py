@@ -65,9 +65,10 @@ def _needs(world: World, request: Request, role: str | None) -> Iterator[_Need]:
             yield action, f"{where}/{asked['Key']}", {}
         else:
             yield action, where, {"s3:prefix": asked["Prefix"]} if "Prefix" in asked else {}
-    elif request.service == "ssm" and "Name" in asked:
-        owner = "" if asked["Name"].startswith("/aws/") else ACCOUNT
-        yield f"ssm:{request.action}", f"arn:aws:ssm:{request.region}:{owner}:parameter{asked['Name']}", {}
+    elif request.service == "ssm" and ("Name" in asked or "Names" in asked):
+        for name in asked.get("Names") or [asked["Name"]]:
+            owner = "" if name.startswith("/aws/") else ACCOUNT
+            yield f"ssm:{request.action}", f"arn:aws:ssm:{request.region}:{owner}:parameter{name}", {}
     elif request.service == "ec2" and request.action == "RunInstances":
         tags = {
             each["ResourceType"]: {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in each["Tags"]}
