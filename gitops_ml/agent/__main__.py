@@ -215,6 +215,9 @@ class _Attempt:
     def _wait_for_gpus(self, orders: Orders) -> None:
         if not orders.gpus:
             return
+        if self._gpus.known < orders.gpus:
+            reason = f"{orders.gpus} GPU(s) are asked for, and this machine shows {self._gpus.known} (nvidia-smi)"
+            raise StoppedError(Ending(outcome="lost", reason=reason, cause="gpu_lost"))
         until = time.monotonic() + orders.max_wait_s if orders.max_wait_s is not None else None
 
         def wait(seconds_: float) -> None:

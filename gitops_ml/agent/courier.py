@@ -32,7 +32,7 @@ from gitops_ml.agent import machine, objects, parameters, wheels
 from gitops_ml.agent.causes import Causes
 from gitops_ml.agent.checkpoints import Checkpoints
 from gitops_ml.agent.environment import EnvironmentFailure, find_python, for_installer, passed_on
-from gitops_ml.agent.files import read_json
+from gitops_ml.agent.files import disk_is_full, read_json
 from gitops_ml.agent.gpus import GpuWatch
 from gitops_ml.agent.imds import Imds
 from gitops_ml.agent.objects import Heartbeat, Lease, ObjectError
@@ -41,9 +41,10 @@ from gitops_ml.agent.pieces import LogPieces
 from gitops_ml.agent.processes import Ending
 from gitops_ml.agent.redaction import redacted
 from gitops_ml.storage import opened
-from gitops_ml.storage.base import Storage, StorageError
+from gitops_ml.storage.base import FileError, Storage, StorageError
 
 _T = TypeVar("_T")
+_TRIES = 5
 _FAST_DISKS = ("/opt/dlami/nvme",)
 """Where images put the disks that come with a machine; faster than the one that it boots from."""
 
@@ -60,6 +61,8 @@ class Pace:
     gpu: tuple[float, float] = (1.0, 10.0)
     checkpoint: tuple[float, float] = (2.0, 60.0)
     retry: tuple[float, float] = (0.5, 30.0)
+    patience: float = 1200.0
+    """How long the storage may refuse before and after the training: a machine that waits costs money."""
 
     def pause(self, limits: tuple[float, float], elapsed: float) -> float:
         """Return how long to wait now."""
@@ -344,7 +347,11 @@ class Courier:
         with agent.stdin as pipe:
             pipe.write(json.dumps(self._secrets).encode())
         self._stopwatch("start")
-        self._await(agent)
+        try:
+            self._await(agent)
+        finally:
+            agent.kill()  # if we broke: nothing trains unwatched
+            agent.wait()
         return read_json(self._folder / "result.json")
 
     def _await(self, agent: "subprocess.Popen[bytes]") -> None:
@@ -381,6 +388,11 @@ class Courier:
             found = self._causes.explained(found, "")
             return self._ending or (found if found.cause else dataclasses.replace(found, outcome="lost", cause="agent"))
         found = Ending(**{name: result[name] for name in ("outcome", "reason", "exit_code", "cause")})
+        if found.outcome == "failed" and self._ending is None and result["hardware"]["gpus"]:
+            self._gpus.look_closely()
+            if self._gpus.lost is not None:
+                reason = f"a GPU was lost: {self._gpus.lost} ({found.reason})"
+                return dataclasses.replace(found, outcome="lost", reason=reason, cause="gpu_lost")
         if self._ending is not None and found.outcome in ("cancelled", "preempted", "failed"):
             return dataclasses.replace(self._ending, exit_code=found.exit_code)
         return found
@@ -558,13 +570,15 @@ class Courier:
             return ""
 
     def _save_last(self) -> None:
-        while self._checkpoints.changed() and not self._checkpoints.save():
-            pass
+        for _ in range(_TRIES):
+            if not self._checkpoints.changed() or self._checkpoints.save():
+                return
+        self._note("the last checkpoint is not saved: somebody kept writing to it")
 
     def _attempt_to(self, words: str, act: Callable[[], None]) -> None:
         try:
             self._patiently(act)
-        except EndedError as error:
+        except Exception as error:  # noqa: BLE001 what comes after it matters more
             self._note(f"could not {words}: {error}")
 
     def _patiently(self, act: Callable[[], _T]) -> _T:
@@ -574,13 +588,20 @@ class Courier:
             EndedError: the storage did not answer in time.
         """
         pause = self._around.pace.retry[0]
+        until = min(self._until - 5, time.monotonic() + self._around.pace.patience)
         while True:
             try:
                 return act()
+            except FileError as error:
+                full = isinstance(error.__cause__, OSError) and disk_is_full(error.__cause__)
+                cause = "disk_full" if full else "agent"
+                raise EndedError(
+                    Ending(outcome="failed" if full else "lost", reason=str(error), cause=cause)
+                ) from error
             except StorageError as error:
                 if self._phase != "ending":
                     self._stop_here()
-                if time.monotonic() + pause > self._until - 5:
+                if time.monotonic() + pause > until:
                     raise EndedError(Ending(outcome="lost", reason=str(error), cause="storage")) from error
                 self._note(str(error))
                 time.sleep(pause)

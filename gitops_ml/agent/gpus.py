@@ -1,11 +1,15 @@
 """What the GPUs do while a training runs, by nvidia-smi: use, memory, how long none worked, and whether one is lost."""
 
+import re
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 _QUERY = "utilization.gpu,memory.used,memory.total"
 _MIB = 2**20
+_BROKEN = frozenset({48, 64, 74, 79, 95, 119, 120, 140})
+"""Xid codes of hardware: memory that cannot be corrected, a link, a GPU off the bus, its own processor. Most others are
+the training's doing. Source: NVIDIA, "XID Errors"."""
 
 
 class GpuWatch:
@@ -27,6 +31,13 @@ class GpuWatch:
         """Share of the looks while training in which no GPU worked; None: there is no GPU, or nobody looked."""
         return round(self._idle / self._samples, 3) if self._samples else None
 
+    def look_closely(self) -> None:
+        """Look as often as it takes to be sure, after a training that failed: a lost GPU may be why."""
+        for _ in range(2):
+            self.look(training=False)
+        if self.lost is None and self._most:
+            self.lost = self._fault()
+
     def look(self, *, training: bool) -> None:
         """Look once; only looks while training count for the idle share."""
         found = self._ask()
@@ -46,6 +57,17 @@ class GpuWatch:
         if training and found:
             self._samples += 1
             self._idle += all(not gpu["utilization"] for gpu in found)
+
+    def _fault(self) -> str | None:
+        """Return what the driver told the kernel of broken hardware."""
+        try:
+            done = subprocess.run(
+                ["dmesg"], check=False, capture_output=True, text=True, errors="replace", timeout=10, env=self._environ
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        codes = [int(code) for code in re.findall(r"NVRM: Xid \([^)]*\): (\d+)", done.stdout)]
+        return next((f"the driver reported Xid {code}" for code in reversed(codes) if code in _BROKEN), None)
 
     def _ask(self) -> tuple[Mapping[str, Any], ...] | str:
         """Return what each GPU does, or what went wrong. A machine without the tool has no GPU."""

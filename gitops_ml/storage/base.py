@@ -13,6 +13,10 @@ class StorageError(Exception):
     """The storage refused or could not be reached; the text says which object and why."""
 
 
+class FileError(StorageError):
+    """Not the storage but the file beside it could not be read or written; trying again will not help."""
+
+
 class Storage(Protocol):
     """Where code, logs, checkpoints and large outputs go. May be used from several threads."""
 

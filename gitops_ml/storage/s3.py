@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gitops_ml import aws
-from gitops_ml.storage.base import TEMPORARY, StorageError, parts
+from gitops_ml.storage.base import TEMPORARY, FileError, StorageError, parts
 
 LARGE_BYTES = 32 * 2**20
 """From here on an object travels in several parts at a time."""
@@ -228,9 +228,11 @@ class S3Storage:
 
         code = _code(error)
         said = _said(error)
-        if isinstance(error, OSError) and not code:
+        # botocore's own errors and those of sockets are OSErrors too.
+        ours = isinstance(error, OSError) and not isinstance(error, BotoCoreError | ConnectionError | TimeoutError)
+        if ours and isinstance(error, OSError) and error.errno is not None:
             file = f"{error.filename}: " if error.filename else ""
-            return StorageError(f"{self._shown(name)}: {file}{error.strerror or error}")
+            return FileError(f"{self._shown(name)}: {file}{error.strerror}")
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             text = "no credentials for AWS were found; in CI configure the role, here log in"
         elif code in _DENIED:
@@ -240,7 +242,7 @@ class S3Storage:
             text = "there is no such bucket"
         elif code in _EXPIRED:
             text = "the credentials have expired; log in again, or let CI assume its role anew"
-        elif code or isinstance(error, BotoCoreError | Boto3Error):
+        elif code or isinstance(error, BotoCoreError | Boto3Error | OSError):
             text = f"{what} failed{said or f': {error}'}"
         else:
             return None

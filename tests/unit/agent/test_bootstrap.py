@@ -4,7 +4,10 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import formatdate
 from pathlib import Path
 from wsgiref.types import WSGIEnvironment
 
@@ -141,6 +144,32 @@ def test_user_data__run_with_a_wrong_clock_and_region__is_corrected(machine: Mac
     said = machine.boot(user_data(lease_of(trial(), "b" * 64, agent=digest), PLACE, "us-east-1"))
 
     assert said.endswith("hello\n"), said
+
+
+def test_user_data__clock_an_hour_off__trains_and_tells_the_right_time(
+    machine: Machine, s3: S3, tmp_path: Path
+) -> None:
+    storage = opened(PLACE, tmp_path, s3.environ)
+    agent = archive.built()
+    agent.upload(storage)
+    of = trial(f"echo late; {WRITES}")
+    lease = submit(storage, of, agent=agent.digest)
+    right = time.time() + 3600
+
+    def strict(request: WSGIEnvironment) -> tuple[int, str, dict[str, str]] | None:
+        signed = datetime.strptime(request["HTTP_X_AMZ_DATE"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return None if abs(signed.timestamp() - right) < 900 else (403, "RequestTimeTooSkewed", {})
+
+    s3.faults.append(strict)
+    s3.date = formatdate(right, usegmt=True)
+    said = machine.boot(user_data(lease, PLACE, "us-east-1"))
+    s3.faults.clear()
+
+    result = Attempt(storage, of.key).result
+    assert result is not None, said
+    assert result["outcome"] == "succeeded"
+    assert abs(result["training_started_at"] - right) < 300
+    assert abs(result["ended_at"] - right) < 300
 
 
 def test_user_data__agent_of_another_digest__says_so_and_ends(machine: Machine, s3: S3, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """One attempt on a far machine, with a folder as storage."""
 
+import dataclasses
+import errno
 import json
 import os
 import signal
@@ -13,9 +15,9 @@ from gitops_ml.agent import objects
 from gitops_ml.agent.objects import Heartbeat
 from gitops_ml.planning import Trial
 from gitops_ml.spec import Budget, Data, Environment, Gpu, Resources
-from gitops_ml.storage.base import Storage, StorageError
+from gitops_ml.storage.base import FileError, Storage, StorageError
 from gitops_ml.storage.folder import FolderStorage
-from tests.fakes.far import Attempt, MetadataService, Running, around, metadata_service, submit
+from tests.fakes.far import QUICK, Attempt, MetadataService, Running, around, metadata_service, submit
 from tests.fakes.trials import WRITES, Objects, trial, until
 
 ENVIRON = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -269,6 +271,40 @@ def test_run__storage_refuses_for_a_while__nothing_is_lost(storage: Storage, tmp
     assert attempt.get("outputs/out/metrics.json") == b'{"accuracy": 0.5}\n'
 
 
+def test_run__storage_refuses_from_the_start__is_given_up(storage: Storage, tmp_path: Path) -> None:
+    lease = submit(storage, trial())
+    refusing = Refusing(storage)
+    refusing.refuses.set()
+    pace = dataclasses.replace(QUICK, patience=0.1)
+
+    running = Running(refusing, lease, around(tmp_path / "work", ENVIRON, pace=pace))  # type: ignore[arg-type]
+
+    assert until(lambda: running.code) == 1
+
+
+class Full:
+    """A storage beside a disk on which nothing more fits."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._storage, name)
+
+    def get_file(self, name: str, file: Path) -> bool:
+        error = OSError(errno.ENOSPC, "No space left on device")
+        raise FileError(f"{name}: {error.strerror}") from error
+
+
+def test_run__bundle_does_not_fit_on_the_disk__says_so_at_once(storage: Storage, tmp_path: Path) -> None:
+    lease = submit(storage, trial())
+
+    result = Running(Full(storage), lease, around(tmp_path / "work", ENVIRON)).end()  # type: ignore[arg-type]
+
+    assert (result["outcome"], result["cause"]) == ("failed", "disk_full")
+    assert result["reason"] == f"bundles/{lease.bundle}.tar: No space left on device"
+
+
 def _nvidia_smi(folder: Path, answer: str) -> dict[str, str]:
     """Return an environment in which nvidia-smi finds one GPU, and shows ``answer`` as its use."""
     (folder / "bin").mkdir(exist_ok=True)
@@ -295,6 +331,29 @@ def test_run__gpu_lost_while_training__is_lost_with_its_cause(storage: Storage, 
     )
     assert result["gpus"] == [{"utilization": 0.4, "memory_used_bytes": 2**30, "memory_bytes": 23034 * 2**20}]
     assert result["hardware"]["gpus"] == ["NVIDIA L4"]
+
+
+def test_run__failed_and_the_driver_blames_the_hardware__is_lost(storage: Storage, tmp_path: Path) -> None:
+    environ = _nvidia_smi(tmp_path, "echo '40, 1024, 23034'")
+    dmesg = tmp_path / "bin/dmesg"
+    dmesg.write_text("#!/bin/sh\necho '[ 812.3] NVRM: Xid (PCI:0000:00:1e): 79, GPU has fallen off the bus.'\n")
+    dmesg.chmod(0o755)
+    of = trial("exit 1", resources=Resources(gpu=Gpu(count=1)))
+
+    result = Running(storage, submit(storage, of), around(tmp_path / "work", environ)).end()
+
+    assert (result["outcome"], result["cause"]) == ("lost", "gpu_lost")
+    assert result["reason"] == "a GPU was lost: the driver reported Xid 79 (the training exited with code 1)"
+
+
+def test_run__fewer_gpus_than_asked__is_lost_at_once(storage: Storage, tmp_path: Path) -> None:
+    environ = _nvidia_smi(tmp_path, "echo '40, 1024, 23034'")
+    of = trial("true", resources=Resources(gpu=Gpu(count=2)))
+
+    result = Running(storage, submit(storage, of), around(tmp_path / "work", environ)).end()
+
+    assert (result["outcome"], result["cause"]) == ("lost", "gpu_lost")
+    assert result["reason"] == "2 GPU(s) are asked for, and this machine shows 1 (nvidia-smi)"
 
 
 def test_run__gpu_that_idles__is_told(storage: Storage, tmp_path: Path) -> None:

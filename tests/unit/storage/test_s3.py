@@ -8,7 +8,7 @@ import pytest
 
 from gitops_ml import aws
 from gitops_ml.storage import opened
-from gitops_ml.storage.base import StorageError
+from gitops_ml.storage.base import FileError, StorageError
 from gitops_ml.storage.s3 import S3Storage
 from tests.fakes.s3 import BUCKET, S3, Refusal, serving
 
@@ -229,6 +229,15 @@ def test_get_file__torn_in_the_middle__leaves_nothing(s3: S3, tmp_path: Path) ->
 
     assert message.startswith("s3://training/p/torn: get failed: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_get_file__disk_full__is_no_fault_of_the_storage(s3: S3) -> None:
+    storage(s3).put("large", b"x")
+
+    with pytest.raises(FileError) as caught:
+        storage(s3).get_file("large", Path("/dev/full/copy"))
+
+    assert str(caught.value) == "s3://training/p/large: /dev/full: File exists"
 
 
 def test_storage__not_used__imports_no_boto3(tmp_path: Path) -> None:
