@@ -373,9 +373,9 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.5rem .7rem;background:var(--soft)}
 th,td{padding:.35rem .7rem;border-top:1px solid var(--line);text-align:left;vertical-align:top}
 thead th{white-space:nowrap;color:var(--quiet);font-weight:600}
-tbody th{font-weight:400;min-width:9rem}tbody th code{overflow-wrap:break-word}
+tbody th{font-weight:400;min-width:9rem}
 td.n,th.n{text-align:right}td.n,td:not(:last-child){white-space:nowrap}
-td:last-child{min-width:11rem}td.n:last-child{min-width:0}
+td:last-child{min-width:9rem}td.n:last-child{min-width:0}
 th button{all:unset;cursor:pointer;font:inherit}
 th button:focus-visible{outline:2px solid var(--link);outline-offset:2px}
 th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending] button::after{content:" \\25BC"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gitops_ml import reports
+from gitops_ml.comparison import Verdict
 from tests.fakes import comparisons as fakes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,9 +35,15 @@ class Outline(HTMLParser):
         ]
 
 
+def compared():
+    long = fakes.metric("x" * 300, (0.9, 0.91, 0.92), (0.9, 0.91, 0.93), Verdict.WORSE)
+    named = fakes.experiment("long-names", (long,))
+    return fakes.comparison(*fakes.comparison().experiments, named, unchanged=("other",))
+
+
 @pytest.fixture(scope="module")
 def page():
-    return reports.page(fakes.comparison(unchanged=("other",)))
+    return reports.page(compared())
 
 
 def test_page__refers_to_nothing_outside(page):
@@ -70,7 +77,7 @@ def test_page__hostile_name__is_escaped():
 
 
 def test_page__same_comparison__same_bytes(page):
-    assert reports.page(fakes.comparison(unchanged=("other",))) == page
+    assert reports.page(compared()) == page
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
@@ -108,6 +115,9 @@ def test_page__in_chromium__sorts_without_a_complaint(page, scheme, width, tmp_p
                     ]
                 )
             overflow = view.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            hidden = view.evaluate(
+                "Array.from(document.querySelectorAll('.cards')).filter(t => t.scrollWidth > t.clientWidth).length"
+            )
             folder = Path(os.environ.get("GITOPS_ML_SCREENSHOTS", tmp_path))
             view.screenshot(path=folder / f"report-{width}-{scheme}.png", full_page=True, timeout=20_000)
         finally:
@@ -117,3 +127,4 @@ def test_page__in_chromium__sorts_without_a_complaint(page, scheme, width, tmp_p
     assert orders[1] == sorted(orders[0], reverse=True)
     assert len(orders[0]) == 9
     assert overflow <= 0
+    assert hidden == 0, "a verdict stands beyond the right edge"
