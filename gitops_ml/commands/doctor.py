@@ -66,6 +66,8 @@ def look(args: argparse.Namespace, tools: Tools) -> Iterator[tuple[str, Sequence
         project = tools.project
     except UserError:
         return
+    if context is not None:
+        yield "CI job", _checks("CI job", lambda: _job(tools, context))
     for name in args.backends or sorted({project.backend, *project.backends}):
         yield f"backend {name}", _checks(f"backend {name}", functools.partial(_backend, tools, name))
     name = args.forge or (context.kind.value if context else "local")
@@ -133,6 +135,23 @@ def _identity(environ: Mapping[str, str]) -> Iterator[Check]:
     trusted = {"StringEquals": {f"{issuer}:aud": audience, f"{issuer}:sub": subject}}
     fix = f'its "Condition" has to say: {json.dumps(trusted)}'
     yield Check(subject="trust policy", ok=None, found="cannot be read from here", fix=fix)
+
+
+def _job(tools: Tools, context: ci.CIContext) -> Iterator[Check]:
+    """Look at what only a CI job has: how much of the history, and what stands beside what it trains."""
+    setting = (
+        "`fetch-depth: 0` of actions/checkout" if context.kind is ci.CIKind.GITHUB else 'the variable `GIT_DEPTH: "0"`'
+    )
+    shallow = tools.repository.is_shallow
+    yield Check(
+        subject="history",
+        ok=not shallow,
+        found="a part of it" if shallow else "all of it",
+        fix=f"check out with {setting}: the baseline is a commit of the past, and an event's head may be missing",
+    )
+    if identity.at_hand(tools.environ) and tools.project.backend == "local":
+        fix = "take `id-token: write` (GitHub) or `id_tokens` (GitLab) from the job, or name a cloud backend"
+        yield Check(subject="training here", ok=False, found="refused beside an identity token", fix=fix)
 
 
 def _backend(tools: Tools, name: str) -> Iterator[Check]:

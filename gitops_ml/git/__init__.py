@@ -350,6 +350,11 @@ class Repository:
             return None
         return CREDENTIALS.sub(r"\1", os.fsdecode(done.stdout).splitlines()[0])
 
+    @property
+    def is_shallow(self) -> bool:
+        """The user's clone holds a part of the history only."""
+        return bool(lines_of(self._layout.shallow))
+
     def setting(self, name: str) -> str | None:
         """Return a setting of the user's git, without credentials in its URL; None: it is not set."""
         return _setting(self._read_git(["config", "--get", name], check=False))

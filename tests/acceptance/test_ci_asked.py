@@ -212,6 +212,37 @@ def test_ci__forced_pushes__do_not_reset_what_the_change_has_spent(tmp_path):
     assert "with it this change may cost up to 12" in results[2].out
 
 
+def test_ci__change_that_raises_its_own_budget__is_held_to_the_targets(tmp_path):
+    one = SPEC.replace("seeds: [0, 1, 2]", "seeds: [0]")
+    policy = "policy: {auto_run_below: 100 USD}\n"
+    world = World(tmp_path, {**FILES, "experiment.yaml": one + "budget: {max_cost: 5 USD}\n", "gitops-ml.yaml": policy})
+    world.tools = PricedTools
+    world.pushed(world.main())
+    more = BETTER + "budget: {max_cost: 1000 USD}\n"
+    change = world.changed(world.push({"experiment.yaml": more}))
+
+    assert (change.code, change.trained) == (ExitCode.DENIED, 0)
+    assert "it may cost up to 12.00 USD, and its `budget.max_cost` is 5.00 USD" in change.out
+    assert "`digits`: this change edits `budget`; the target branch's rules decide" in change.out
+
+
+def test_ci__change_from_an_old_commit_with_a_looser_policy__is_held_to_todays(tmp_path):
+    loose = "policy: {auto_run_below: 1000 USD, secrets: [TOKEN]}\n"
+    world = World(tmp_path, {**FILES, "experiment.yaml": SPEC, "gitops-ml.yaml": loose})
+    world.tools = PricedTools
+    git(world.work, "switch", "-q", "-c", "wider")
+    git(world.work, "switch", "-q", "main")
+    world.push({"gitops-ml.yaml": "policy: {auto_run_below: 1 USD}\n"}, "main")
+    head = world.push({"experiment.yaml": BETTER})
+    assert loose.strip() == git(world.work, "show", f"{head}:gitops-ml.yaml")
+    change = world.changed(head)
+
+    assert (change.code, change.trained, world.ledger()) == (ExitCode.DENIED, 0, []), change.err
+    assert "policy trains only plans below 1.00 USD without approval" in change.out
+    secret = world.changed(world.push({"experiment.yaml": BETTER + "environment: {secrets: [TOKEN]}\n"}), TOKEN="x")
+    assert "policy does not allow the secret `TOKEN`" in secret.out
+
+
 # 40 experiments
 
 

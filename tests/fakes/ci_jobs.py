@@ -174,8 +174,9 @@ class _Priced:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    def estimate(self, trial: Any) -> Estimate:
-        return dataclasses.replace(self._backend.estimate(trial), cost_usd=PRICE_USD, worst_usd=PRICE_USD)
+    def estimate(self, trial: Any, *, live: bool = False) -> Estimate:
+        found = self._backend.estimate(trial, live=live)
+        return dataclasses.replace(found, cost_usd=PRICE_USD, worst_usd=PRICE_USD)
 
     def poll(self, keys: Sequence[str]) -> Mapping[str, JobStatus]:
         statuses = self._backend.poll(keys)

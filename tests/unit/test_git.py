@@ -694,3 +694,17 @@ def test_branches__of_a_remote__by_name(tmp_path):
         assert repository.branches("origin") == {"main": head, "topic/é": head}
         with pytest.raises(GitError, match="there is no remote called 'elsewhere'"):
             repository.branches("elsewhere")
+
+
+def test_is_shallow__of_a_whole_and_a_shallow_clone(tmp_path):
+    remote = make_remote(tmp_path / "remote.git")
+    work = make_repository(tmp_path / "work", {"a": "1"}, remote=remote)
+    commit(work, {"a": "2"})
+    git(work, "push", "-q", "origin", "main")
+    shallow = clone(remote, tmp_path / "shallow", "--depth=1")
+
+    found = []
+    for place in (work, shallow):
+        with Repository.find(place, ENVIRON) as repository:
+            found.append(repository.is_shallow)
+    assert found == [False, True]

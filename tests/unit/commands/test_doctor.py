@@ -19,6 +19,8 @@ class Backend:
 
 
 class Repository:
+    is_shallow = False
+
     def __init__(self, top):
         self.top = top
 
@@ -215,3 +217,25 @@ def test_identity__promised_and_not_allowed__is_a_finding(job, tmp_path):
 
 def test_identity__outside_of_such_a_job__is_not_looked_at(job):
     assert "identity token" not in found(job)[1]
+
+
+def test_doctor__job_with_a_part_of_the_history__names_the_setting(job):
+    job.repository.is_shallow = True
+    _, checks = found(job)
+    setting = {"github": "`fetch-depth: 0` of actions/checkout", "gitlab": 'the variable `GIT_DEPTH: "0"`'}
+
+    check = checks["history"]
+    assert (check["part"], check["ok"], check["found"]) == ("CI job", False, "a part of it")
+    assert check["fix"] == (
+        f"check out with {setting[job.there.name]}: the baseline is a commit of the past, and an event's head may be "
+        "missing"
+    )
+
+
+def test_doctor__identity_token_where_it_trains_itself__is_to_be_mended(job):
+    job.environ = {**job.environ, "GITOPS_ML_ID_TOKEN": "e30.eyJzdWIiOiJ4In0.c2ln"}
+    _, checks = found(job)
+
+    assert checks["history"]["ok"] is True
+    assert checks["training here"]["ok"] is False
+    assert checks["training here"]["found"] == "refused beside an identity token"
