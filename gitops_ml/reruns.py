@@ -374,7 +374,7 @@ def pinned_data(
         pin = pins.get(entry.name)
         if entry.name in changes.data or pin is None:
             continue
-        if _pin_there(entry, experiment, tree) == pin:
+        if pin_there(entry, experiment, tree) == pin:
             continue
         oid = str(pin).removeprefix("git:")
         if "://" in entry.uri or oid not in blobs:
@@ -393,7 +393,8 @@ def data_blobs(record: Record) -> Sequence[str]:
     return [pin.removeprefix("git:") for pin in pins if re.fullmatch("git:[0-9a-f]{40,64}", pin)]
 
 
-def _pin_there(entry: Data, experiment: Experiment, tree: Tree) -> str | None:
+def pin_there(entry: Data, experiment: Experiment, tree: Tree) -> str | None:
+    """Return what fixes a data entry's content at a tree; None: the tree does not have it."""
     try:
         return data_pin(entry, experiment, tree)
     except UserError:

@@ -32,7 +32,6 @@ from gitops_ml.planning import (
     Tree,
     Trial,
     code_files,
-    data_files,
     digest,
     files_digest,
     inside,
@@ -40,6 +39,7 @@ from gitops_ml.planning import (
     recorded_trial,
     side_trials,
 )
+from gitops_ml.pointers import dvc_files
 from gitops_ml.project import PROJECT_FILE, project_from
 from gitops_ml.records import Record, number_json
 from gitops_ml.reruns import WORK_TREE, Changes, DataChange, Repeated, Rerun, Sameness
@@ -300,8 +300,8 @@ def _todays_data(entry: Data, experiment: Experiment, change: DataChange, tools:
     head = tools.repository.head().commit
     assert head is not None  # there is a commit to rerun
     committed = tools.repository.tree(head, "HEAD")
-    lying = tools.repository.work_tree((path, f"{path}/**")) or committed
-    before, now = (data_files(entry, experiment, tree) for tree in (committed, lying))
+    lying = tools.repository.work_tree((path, f"{path}/**", *dvc_files(path))) or committed
+    before, now = (reruns.pin_there(entry, experiment, tree) for tree in (committed, lying))
     if change.version == WORK_TREE:
         return (committed, False) if before == now else (lying, True)
     here = f"--data {entry.name}={change.uri}@{WORK_TREE}"

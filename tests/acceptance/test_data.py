@@ -323,6 +323,27 @@ def test_run__dataset_of_the_hub__trains_with_a_token_that_training_does_not_see
     assert "hf_secret" not in said
 
 
+def test_rerun__other_data_at_the_same_url__is_pinned_by_what_is_given(lab: Lab, web: TlsFileServer) -> None:
+    lab.spec(f"  - {{name: train, uri: '{web.url}/train.csv'}}\n")
+    assert lab.call("lock")[0] == 0
+    assert lab.train()[0] == 0
+    today = b"7\n"
+    web.files["/train.csv"] = today
+    lab.trainings()
+
+    unpinned, why = lab.call("rerun", "HEAD", "--data", f"train={web.url}/other.csv")
+    code, said = lab.call("rerun", "HEAD", "--data", f"train=@{sha256(today)}")
+
+    assert unpinned == 2
+    assert "is outside the repository and needs a `version`" in why
+    assert code == 0, said
+    assert lab.trainings() == [{"train": {"train.csv": "7\n"}}]
+    pins = {dict(record["document"]["data"])["train"]: record["derived_from"] for record in lab.records()}
+    assert set(pins) == {sha256(DATA), sha256(today)}
+    assert pins[sha256(today)] is not None
+    assert f"changed: data.train: {sha256(DATA)[:19]} -> {sha256(today)[:19]}" in said
+
+
 @pytest.fixture
 def dvc(lab: Lab, tmp_path: Path) -> Lab:
     shutil.copytree(FIXTURES / "dvc/repository", lab.top, dirs_exist_ok=True)
@@ -355,6 +376,23 @@ def test_run__data_that_dvc_keeps__is_fetched_from_its_remote(dvc: Lab) -> None:
         "windows": "md5:b202f333fba4fd38d4b8e5e693077aab",
     }
     assert dvc.call("validate")[0] == 0
+
+
+def test_rerun__todays_data_that_dvc_keeps__is_what_its_pointer_says_today(dvc: Lab) -> None:
+    dvc.spec("  - {name: file, uri: data/x.csv}\n")
+    assert dvc.train()[0] == 0
+    windows = (dvc.top / "data/windows.csv.dvc").read_text()
+    pointer = windows.replace("windows.csv", "x.csv")
+    write(dvc.top, {"data/x.csv.dvc": pointer})
+    dvc.trainings()
+
+    lying, said = dvc.call("rerun", "HEAD", "--data", "file=@worktree")
+    commit(dvc.top, {})
+    code, again = dvc.call("rerun", "HEAD~1", "--data", "file=data/x.csv")
+
+    assert (lying, code) == (0, 0), said + again
+    assert len(dvc.trainings()) == 1, again
+    assert "changed: data.file: md5:e5ebd4c02cefbe7955977c67ada242b7 -> md5:b202f333fba4fd38d4b8e5e693077aab" in again
 
 
 def test_run__dvc_cache_of_the_clone__needs_no_remote(dvc: Lab, tmp_path: Path) -> None:

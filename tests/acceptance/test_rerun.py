@@ -348,7 +348,7 @@ def test_rerun__other_data_that_is_code_there__is_taken_and_a_bad_seed_refused(w
             ("--data train: `nowhere` names no commit here; data in the repository is given as PATH, PATH@COMMIT or "
             "PATH@worktree"),
         ),
-        (["HEAD", "--backend", "moon"], "no backend is called `moon`; known are: local"),
+        (["HEAD", "--backend", "moon"], "no backend is called `moon`; known are: aws-ec2, local"),
         (["HEAD", "--experiment", "big"], "no experiment is called `big` at COMMITTED; known are: small"),
         (["0123456789"], "`0123456789` is no commit and no start of a record's key; `gitops-ml log` shows both"),
         (["--", "-x"], "`-x` is no commit and no start of a record's key; `gitops-ml log` shows both"),
