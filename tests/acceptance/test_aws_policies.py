@@ -1,4 +1,4 @@
-"""With the shipped policy enforced: sweeping, cancelling and looking have all that they need, and say what they lack."""
+"""With the shipped policy enforced: sweeping has all that it needs, and says what it lacks."""
 
 import dataclasses
 

@@ -16,6 +16,7 @@ from gitops_ml import aws
 from gitops_ml.backends.aws_ec2 import permissions
 from gitops_ml.backends.aws_ec2.candidates import Market
 from gitops_ml.backends.aws_ec2.catalog import InstanceType, catalog, family_of, gpus
+from gitops_ml.backends.aws_ec2.cloud import PRICING_REGION
 from gitops_ml.backends.aws_ec2.failures import QUOTAS, Scope, scope_of
 from gitops_ml.backends.aws_ec2.leases import secret_name
 from gitops_ml.backends.aws_ec2.permissions import Places
@@ -123,6 +124,8 @@ class _Looker:
             ("subnets", self._subnets),
             ("security groups", self._groups),
             ("instance types", self._offers),
+            ("list prices", self._list_prices),
+            ("spot prices", self._spot_prices),
             ("quotas", self._quotas),
             ("starting machines", self._launch),
             ("ending machines", self._ending),
@@ -271,6 +274,37 @@ class _Looker:
         fix = "`backends.aws-ec2.instance_types`: name what the region offers; or add subnets in its other zones"
         yield Check(subject="instance types", ok=fine, found=words, fix=fix)
 
+    def _list_prices(self) -> Iterator[Check]:
+        """See whether today's prices can be had; `run` counts with the catalog's where not."""
+        client = self._client("pricing", PRICING_REGION)
+        wanted = {"instanceType": self._first(), "regionCode": self._region, "operatingSystem": "Linux"}
+        filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+        yield self._prices(
+            "list prices", "pricing:GetProducts", client.get_products, ServiceCode="AmazonEC2", Filters=filters
+        )
+
+    def _spot_prices(self) -> Iterator[Check]:
+        ec2 = self._client("ec2")
+        yield self._prices(
+            "spot prices",
+            "ec2:DescribeSpotPriceHistory",
+            ec2.describe_spot_price_history,
+            InstanceTypes=[self._first()],
+            ProductDescriptions=["Linux/UNIX"],
+            StartTime=self._now(),
+        )
+
+    def _prices(self, subject: str, action: str, call: Callable[..., Any], **asked: Any) -> Check:
+        try:
+            self._ask(action, call, **asked)
+        except _RefusedError as refused:
+            check = refused.check(subject)
+            return dataclasses.replace(check, ok=None, found=f"{check.found}; the catalog's are counted with")
+        return Check(subject=subject, ok=True, found="can be asked for")
+
+    def _first(self) -> str:
+        return next(iter(self._found.offered), self._types()[0].name)
+
     def _quotas(self) -> Iterator[Check]:
         used = self._vcpus_in_use()
         smallest: dict[str, int] = {}
@@ -392,6 +426,17 @@ class _Looker:
             DryRun=True,
         )
         yield Check(subject=subject, ok=True, found="allowed")
+        # What a machine said before it could reach the storage; it matters only when one does not start.
+        try:
+            self._ask(
+                "ec2:GetConsoleOutput",
+                ec2.get_console_output,
+                absent=("DryRunOperation",),
+                InstanceId=found[0],
+                DryRun=True,
+            )
+        except _RefusedError as refused:
+            yield dataclasses.replace(refused.check("console of machines"), ok=None)
 
     def _storage(self) -> Iterator[Check]:
         subject = "bucket"
@@ -486,9 +531,9 @@ class _Looker:
             cheapest.setdefault(one.accelerator, one)
         return list(cheapest.values())[:5]
 
-    def _client(self, service: str) -> Any:
+    def _client(self, service: str, region: str | None = None) -> Any:
         if service not in self._clients:
-            self._clients[service] = self._connect(service, self._environ, region=self._region)
+            self._clients[service] = self._connect(service, self._environ, region=region or self._region)
         return self._clients[service]
 
     def _pages(self, action: str, service: str, name: str, **asked: Any) -> Sequence[Any]:

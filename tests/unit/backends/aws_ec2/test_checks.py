@@ -67,6 +67,8 @@ def test_checks__account_as_it_should_be__has_nothing_to_mend(cloud):
         "subnets": "6 in us-east-1a, us-east-1b, us-east-1c, us-east-1d, us-east-1e, us-east-1f",
         "instance types": "g4dn.xlarge in 5 of 6 zones, g6.xlarge in 5 of 6 zones, g5.xlarge in 5 of 6 zones, "
         "g6e.xlarge in 4 of 6 zones, g7.2xlarge in 4 of 6 zones",
+        "list prices": "can be asked for",
+        "spot prices": "can be asked for",
         "quota G spot": "768 vCPUs, 0 in use",
         "quota G on-demand": "768 vCPUs, 0 in use",
         "starting machines, on-demand": "allowed",
@@ -317,6 +319,27 @@ def test_permissions__statement_that_is_said__is_what_is_missing(action, cloud):
     assert {check.found for check in looked(cloud).values() if check.ok is False} == set()
 
 
+@pytest.mark.parametrize(
+    ("action", "subject"), [("pricing:GetProducts", "list prices"), ("ec2:DescribeSpotPriceHistory", "spot prices")]
+)
+def test_permissions__prices_that_may_not_be_asked__are_the_catalogs(action, subject, cloud):
+    enforced(cloud, without=action)
+
+    check = looked(cloud)[subject]
+
+    assert shown(check) == (None, f"denied: {action}; the catalog's are counted with")
+    assert check.fix == f"add to the role's policy: {permissions.missing(action, PLACES)}"
+
+
+def test_permissions__group_that_may_not_be_looked_at__is_named(cloud):
+    group = cloud.client("ec2").create_security_group(GroupName="looked-at", Description="x")["GroupId"]
+    enforced(cloud, without="ec2:DescribeSecurityGroups")
+
+    found = looked(cloud, security_groups=(group,))["security groups"]
+
+    assert shown(found) == (False, "denied: ec2:DescribeSecurityGroups")
+
+
 def test_permissions__refusal_that_nobody_decodes__is_about_what_was_asked(cloud):
     message = "You are not authorized to perform this operation. Encoded authorization failure message: b64b64"
     cloud.fault("RunInstances", "UnauthorizedOperation", status=403, message=message, times=None)
@@ -341,6 +364,8 @@ def test_permissions__end_of_a_machine_of_ours__is_tried_with_one(cloud):
         enforced(cloud)
         assert shown(looked(cloud)["ending machines"]) == (True, "allowed")
         assert shown(looked(cloud)["quota G on-demand"]) == (True, "768 vCPUs, 4 in use")
+        enforced(cloud, without="ec2:GetConsoleOutput")
+        assert shown(looked(cloud)["console of machines"]) == (None, "denied: ec2:GetConsoleOutput")
         enforced(cloud, without="ec2:TerminateInstances")
         assert shown(looked(cloud)["ending machines"]) == (False, "denied: ec2:TerminateInstances")
         assert [one.live for one in cloud.instances()] == [True]
