@@ -158,7 +158,7 @@ class Checkpoints:
         try:
             data = json.loads(self._storage.get(name) or b"null")
             good = isinstance(data, dict) and all(map(_inside, (*data["files"], *data["links"])))
-            good = good and all(_inside(f"{PurePosixPath(path).parent}/{to}") for path, to in data["links"].items())
+            good = good and all(_leads_inside(path, to) for path, to in data["links"].items())
         except (ValueError, TypeError, KeyError):
             return None
         return data if good else None
@@ -190,7 +190,7 @@ class Checkpoints:
                 try:
                     if file.is_symlink():
                         to = str(file.readlink())
-                        if not to.startswith("/") and _inside(f"{PurePosixPath(path).parent}/{to}"):
+                        if _leads_inside(path, to):
                             links[path] = to
                     elif file.is_file():
                         files[path] = _stamp(file)
@@ -202,6 +202,10 @@ class Checkpoints:
 def _stamp(file: Path) -> _Stamp:
     found = file.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _leads_inside(link: str, to: str) -> bool:
+    return not to.startswith("/") and _inside(f"{PurePosixPath(link).parent}/{to}")
 
 
 def _inside(path: str) -> bool:

@@ -1,6 +1,7 @@
 """An S3 on loopback: moto's server, and a proxy-like layer before it that misbehaves when told to."""
 
 import contextlib
+import json
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
@@ -66,6 +67,8 @@ class S3:
             if (refusal := fault(environ)) is not None:
                 status, code, headers = refusal
                 body = f"<Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
+                if "HTTP_X_AMZ_TARGET" in environ:  # of a service that speaks JSON
+                    body = json.dumps({"__type": code, "message": "as told"}).encode()
                 # What was sent is read, or the connection cannot be used again.
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                 start(f"{status} Told", [("Content-Type", "application/xml"), *headers.items()])
