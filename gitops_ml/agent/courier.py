@@ -31,7 +31,7 @@ from gitops_ml import aws
 from gitops_ml.agent import machine, objects, parameters, wheels
 from gitops_ml.agent.causes import Causes
 from gitops_ml.agent.checkpoints import Checkpoints
-from gitops_ml.agent.environment import EnvironmentFailure, find_python, for_installer, passed_on
+from gitops_ml.agent.environment import EnvironmentFailure, find_python, for_installer, passed_on, version_of
 from gitops_ml.agent.files import disk_is_full, read_json
 from gitops_ml.agent.gpus import GpuWatch
 from gitops_ml.agent.imds import Imds
@@ -45,6 +45,8 @@ from gitops_ml.storage.base import FileError, Storage, StorageError
 
 _T = TypeVar("_T")
 _TRIES = 5
+_PYTHONS = ("/opt/pytorch/bin/python3",)
+"""Where images have the Python that trainings are meant to use, with its packages; else it is the one that runs us."""
 _FAST_DISKS = ("/opt/dlami/nvme",)
 """Where images put the disks that come with a machine; faster than the one that it boots from."""
 
@@ -76,6 +78,8 @@ class Surroundings:
     environ: Mapping[str, str] = dataclasses.field(repr=False)
     work: Path
     """A new folder of ours."""
+    python: str = sys.executable
+    """What a training gets that names no Python of its own."""
     region: str | None = None
     imds: Imds | None = None
     pace: Pace = Pace()
@@ -121,6 +125,7 @@ def _run(argv: Sequence[str]) -> int:
     surroundings = Surroundings(
         environ=environ,
         work=_work_folder(environ),
+        python=next((p for p in _PYTHONS if (version_of(Path(p)) or "").startswith("3.1")), sys.executable),
         region=args.region or None,
         imds=None if environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true" else Imds(environ),
         began=args.began,
@@ -316,9 +321,10 @@ class Courier:
         """Start the agent, wait for its end, and return its result; None: it left none."""
         self._stop_here()
         environ = self._around.environ
-        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
+        python = self._around.python
+        safe_path = ["-P"] if python == sys.executable and sys.version_info >= (3, 11) else []
         command = [
-            sys.executable, *safe_path, "-m", "gitops_ml.agent", str(self._folder),
+            python, *safe_path, "-m", "gitops_ml.agent", str(self._folder),
             "--digest", lease.bundle,
             "--cache", str(self._around.work / "cache"),
             "--checkpoints", str(self._saved),

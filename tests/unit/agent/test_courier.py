@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_run__training_that_succeeds__leaves_log_outputs_and_result(storage: Sto
     assert result["notes"] == []
     assert result["resumed_from"] is None
     assert _beat(attempt).beat >= 1
+
+
+def test_run__image_with_a_python_for_trainings__is_used(storage: Storage, tmp_path: Path) -> None:
+    venv.create(tmp_path / "image", with_pip=False)
+    python = str(tmp_path / "image/bin/python3")
+    of = trial(f"python -c 'import sys; print(sys.prefix)'; {WRITES}")
+
+    Running(storage, submit(storage, of), around(tmp_path / "work", ENVIRON, python=python)).end()
+
+    assert Attempt(storage, of.key).log == f"{tmp_path}/image\n"
 
 
 def test_run__without_a_lease__leaves_nothing(storage: Storage, tmp_path: Path) -> None:
