@@ -28,6 +28,10 @@ Blobs = Callable[[Sequence[str]], Iterator[tuple[str, bytes]]]
 class Elsewhere(Protocol):
     """What a repository's own objects do not hold; ``elsewhere.Elsewhere``."""
 
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The caller's environment."""
+
     def lfs_store(self, version: Version) -> str:
         """Return the address of the LFS store as that version has it; empty: there is none."""
 
@@ -52,6 +56,9 @@ def bundle(trial: Trial, blobs: Blobs, elsewhere: Elsewhere | None = None) -> It
     pointers = dict(_data_pointers(trial, files, blobs))
     store = elsewhere.lfs_store(trial.version) if elsewhere is not None and pointers else ""
     made = orders_for(trial, {name: _lfs_source(pointer, store) for name, (_, pointer) in pointers.items()})
+    kinds = {datasets.kind_of(entry.uri, entry.source) for entry in made.data}
+    if elsewhere is not None and made.data:
+        made = dataclasses.replace(made, settings=datasets.settings(kinds, elsewhere.environ))
     left_out = {path for path, _ in pointers.values()}
     files = [file for file in files if file.path not in left_out]
     with tempfile.NamedTemporaryFile(prefix="gitops-ml-", suffix=".tar") as spool:
@@ -67,7 +74,6 @@ def bundle(trial: Trial, blobs: Blobs, elsewhere: Elsewhere | None = None) -> It
         spool.seek(0)
         digest = hashlib.file_digest(spool, "sha256").hexdigest()
         path = Path(spool.name)
-        kinds = {datasets.kind_of(entry.uri, entry.source) for entry in made.data}
         yield Bundle(digest=digest, open=lambda: path.open("rb"), variables=datasets.variables(kinds))
 
 

@@ -31,7 +31,7 @@ class Elsewhere:
     ) -> None:
         self._repository = repository
         self._remote = remote
-        self._environ = environ
+        self.environ = environ
         self._wait = wait
         self._say = say
 
@@ -63,11 +63,11 @@ class Elsewhere:
             try:
                 cache = DataCache(
                     self._repository.state / "cache",
-                    limit_bytes=limit_from(self._environ),
+                    limit_bytes=limit_from(self.environ),
                     wait=self._wait,
                     say=self._say,
                 )
-                outside = Outside(environ=self._environ, cache=cache, wait=self._wait, say=self._say)
+                outside = Outside(environ=self.environ, cache=cache, wait=self._wait, say=self._say)
                 found = lfs.LfsDataset(outside, source).fetch(path, None, Path(folder))
                 cache.trim()
             except DatasetError as error:

@@ -117,6 +117,7 @@ class _Attempt:
             into=self._folder / "data",
             cache=self._args.cache,
             clone=self._args.clone,
+            alone=self._args.alone,
             environ={**os.environ, **self._secrets},
             wait=self._wait,
             say=self._log.say,
@@ -307,6 +308,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", type=Path, default=Path.home() / ".cache" / "gitops-ml", help="for environments and data"
     )
     parser.add_argument("--clone", type=Path, help="the repository on this machine, whose LFS and DVC caches may help")
+    parser.add_argument("--alone", action="store_true", help="no other trial will use this machine and its caches")
     parser.add_argument("--checkpoints", type=Path, help="where checkpoints outlive the attempt")
     parser.add_argument("--gpus", default="{}", help="JSON: identity -> name of the GPUs to take from")
     parser.add_argument("--gpu-locks", type=Path, help="folder of locks that all agents of the machine share")

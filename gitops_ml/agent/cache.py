@@ -48,18 +48,23 @@ def limit_from(environ: Mapping[str, str]) -> int:
 
 
 class DataCache:
-    """One folder, safe to be used by many processes and threads at once."""
+    """One folder, safe to be used by many processes and threads at once.
+
+    ``alone``: no other trial will use it, as on a machine that is rented for one. Then nothing is copied for its sake.
+    """
 
     def __init__(
         self,
         root: Path,
         *,
         limit_bytes: int = LIMIT_BYTES,
+        alone: bool = False,
         wait: Callable[[float], None] = time.sleep,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._root = root / "data"
         self._limit_bytes = limit_bytes
+        self._alone = alone
         self._wait = wait
         self._say = say
 
@@ -74,7 +79,7 @@ class DataCache:
                 os.utime(kept)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
-            _hand_out(kept, target)
+            _hand_out(kept, target, alone=self._alone)
 
     def learn(self, name: str, get: Callable[[Path], None]) -> str:
         """Get a file of which nothing is known, keep it, and return its ``sha256:`` digest."""
@@ -91,6 +96,8 @@ class DataCache:
 
     def trim(self) -> None:
         """Remove what was used longest ago until the rest fits the limit."""
+        if self._alone:
+            return
         files = []
         for file in self._root.glob("objects/*/*/*"):
             with contextlib.suppress(FileNotFoundError):
@@ -201,13 +208,13 @@ def _is_there(lock: Lock) -> bool:
         return False
 
 
-def _hand_out(kept: Path, target: Path) -> None:
+def _hand_out(kept: Path, target: Path, *, alone: bool) -> None:
     """Put the cached file at the target so that what happens there does not change it, as cheaply as that can be."""
     if _cloned(kept, target):
         return
     # Read-only does not bind root: a copy then, unless the disk has no room for two.
     size = kept.stat().st_size
-    if os.geteuid() != 0 or shutil.disk_usage(target.parent).free < 2 * size:
+    if alone or os.geteuid() != 0 or shutil.disk_usage(target.parent).free < 2 * size:
         with contextlib.suppress(OSError):  # another disk, or a file system without links
             target.hardlink_to(kept)
             return

@@ -326,7 +326,7 @@ class Courier:
         command = [
             python, *safe_path, "-m", "gitops_ml.agent", str(self._folder),
             "--digest", lease.bundle,
-            "--cache", str(self._around.work / "cache"),
+            "--cache", str(self._around.work / "cache"), "--alone",
             "--checkpoints", str(self._saved),
             "--grace-s", str(lease.grace_s),
             "--secrets-from-stdin",

@@ -18,6 +18,7 @@ def bring(
     into: Path,
     cache: Path,
     clone: Path | None,
+    alone: bool,
     environ: Mapping[str, str],
     wait: Callable[[float], None],
     say: Callable[[str], None],
@@ -30,7 +31,8 @@ def bring(
         into: a folder of this attempt, made anew.
         cache: the folder of this machine's caches.
         clone: the user's repository, if it is on this machine.
-        environ: credentials, endpoints and limits.
+        alone: no other trial will use this machine.
+        environ: credentials, endpoints and limits, before those that the orders bring.
         wait: sleep, or raise to give up.
         say: takes a line for the log.
 
@@ -46,7 +48,8 @@ def bring(
         with talking:
             say(text)
 
-    kept = DataCache(cache, limit_bytes=limit_from(environ), wait=wait, say=say_one)
+    environ = {**orders.settings, **environ}
+    kept = DataCache(cache, limit_bytes=limit_from(environ), alone=alone, wait=wait, say=say_one)
     outside = Outside(environ=environ, cache=kept, wait=wait, say=say_one, workdir=workdir, clone=clone)
     found = {}
     for entry in orders.data:

@@ -54,6 +54,8 @@ class Orders:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     data: tuple[DataOrder, ...] = ()
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What the caller has set about fetching data, such as ``HF_ENDPOINT``; never a credential."""
     gpus: int = 0
     max_duration_s: float | None = None
     max_wait_s: float | None = None

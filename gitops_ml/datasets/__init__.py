@@ -67,6 +67,12 @@ def for_uri(uri: str, outside: Outside, source: Mapping[str, str] | None = None)
     return made
 
 
+def settings(kinds: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a machine elsewhere is to know of the caller's settings; where AWS is it knows by itself."""
+    told = set(variables(kinds)) - CREDENTIALS - set(_AWS)
+    return {name: environ[name] for name in sorted(told) if environ.get(name)}
+
+
 def variables(kinds: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the caller's variables that fetching needs: endpoints, allowed hosts and credentials."""
     return tuple(dict.fromkeys([*_ALWAYS, *(name for kind in kinds for name in _VARIABLES.get(kind, ()))]))

@@ -245,10 +245,10 @@ class Web:
             own = private if _origin(url) == first else {}
             parts = urllib.parse.urlsplit(url)
             connection = self._connection(parts)
-            late = threading.Timer(self._silence_s * 2, lambda opened=connection: _shut(opened))
-            late.daemon = True
-            late.start()
+            guard = None
             try:
+                connection.connect()
+                guard = _Guard(connection.sock, self._wait, self._silence_s * 2)
                 target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
                 if parts.scheme == "http" and connection.host != parts.hostname:  # a proxy takes whole URLs
                     target = url
@@ -257,7 +257,7 @@ class Web:
                     sent |= self._proxy_login(parts.scheme)
                 connection.request(method, target, body=body, headers=sent)
                 response = connection.getresponse()
-                late.cancel()
+                guard.answered = True
                 if response.status not in _REDIRECTS:
                     yield response
                     return
@@ -265,7 +265,8 @@ class Web:
             except UnicodeError:
                 raise DatasetError(f"{shown(url)} is no URL that can be asked") from None
             finally:
-                late.cancel()
+                if guard is not None:
+                    guard.done.set()
                 connection.close()
             if not onward:
                 raise DatasetError(f"{shown(url)}: the server redirects without saying where to")
@@ -459,10 +460,30 @@ def _refuse_reserved(host: str, addresses: list[str]) -> None:
         )
 
 
-def _shut(connection: http.client.HTTPConnection) -> None:
-    with contextlib.suppress(OSError):
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
+class _Guard(threading.Thread):
+    """Ends a connection whose answer does not begin, or that nobody wants any more: who reads from it then wakes."""
+
+    def __init__(self, sock: socket.socket, wait: Callable[[float], None], limit_s: float) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+        self.answered = False
+        self._sock = sock
+        self._wait = wait
+        self._until = time.monotonic() + limit_s
+        self.start()
+
+    def run(self) -> None:
+        """Look now and then until the connection is done with."""
+        while not self.done.wait(0.2):
+            try:
+                self._wait(0)
+                given_up = not self.answered and time.monotonic() > self._until
+            except BaseException:  # noqa: BLE001 whoever reads is told the same when it wakes
+                given_up = True
+            if given_up:
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+                return
 
 
 def _said(error: BaseException) -> str:

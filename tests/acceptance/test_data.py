@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.fakes.repositories import ENVIRON, commit, git, make_repository, writ
 from tests.fakes.s3 import S3, serving
 from tests.fakes.server import Fault
 from tests.fakes.tls import TlsFileServer
+from tests.fakes.trials import until
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/datasets"
 DATA = b"".join(b"%d\n" % n for n in range(20_000))
@@ -200,6 +202,26 @@ def test_run__two_trials_at_once__fetch_it_once(lab: Lab, web: TlsFileServer) ->
     assert code == 0, said
     assert lab.trainings() == [{"train": {"train.csv": DATA.decode()}}] * 2
     assert len(web.calls) == 1
+
+
+def test_cancel__while_data_is_fetched__ends_at_once(lab: Lab, web: TlsFileServer) -> None:
+    lab.spec(f"  - {{name: train, uri: {web.url}/train.csv}}\n")
+    assert lab.call("lock")[0] == 0
+    lab.forget_cache()
+    web.calls.clear()
+    released = threading.Event()
+    web.before_answer = lambda _: released.wait(60) and None
+    try:
+        assert lab.train("--detach")[0] == 0
+        until(lambda: web.calls)
+
+        assert lab.call("cancel", "digits")[0] == 0
+        code, said = lab.call("status")
+    finally:
+        released.set()
+
+    assert (code, "cancelled" in said) == (0, True), said
+    assert lab.trainings() == []
 
 
 def test_lock_check__moved_unpinned_gone__each_is_a_finding(lab: Lab, web: TlsFileServer) -> None:

@@ -58,6 +58,7 @@ class Away:
     def __init__(self, folder: Path, content: bytes = b"") -> None:
         self.folder = folder
         self.content = content
+        self.environ = {"HF_ENDPOINT": "https://hub.example", "HF_TOKEN": "s3cret", "AWS_REGION": "eu", "OTHER": "x"}
         self.asked: list[str] = []
 
     def lfs_store(self, version: object) -> str:
@@ -122,6 +123,15 @@ def test_bundle__lfs_pointer_that_is_data__is_left_to_the_agent(objects: Objects
     }
     assert away.asked == []
     assert "GITHUB_TOKEN" in found.variables
+
+
+def test_bundle__settings_about_data__go_along_without_credentials(objects: Objects, tmp_path: Path) -> None:
+    of = trial(files=[objects.file("a.py")], data=(Data(name="b", uri="hf://acme/digits", version="0" * 40),))
+
+    (tmp_path / "b.tar").write_bytes(made(of, objects, Away(tmp_path)))
+    unpack(tmp_path / "b.tar", tmp_path / "into")
+
+    assert from_json((tmp_path / "into/trial.json").read_bytes()).settings == {"HF_ENDPOINT": "https://hub.example"}
 
 
 def test_bundle__data_elsewhere__names_what_it_is_fetched_with(objects: Objects) -> None:
