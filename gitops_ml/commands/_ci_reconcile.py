@@ -15,7 +15,8 @@ from typing import Protocol
 from gitops_ml import markdown, wording
 from gitops_ml.ci import Event, EventKind, Spend, Steps
 from gitops_ml.commands._ci_plan import Planned, Target
-from gitops_ml.commands._jobs import Known, backend_names, known_jobs
+from gitops_ml.commands._jobs import Known, known_jobs
+from gitops_ml.commands.gc import end, identity_of, leftovers_of
 from gitops_ml.commands.report import folder_for
 from gitops_ml.commands.run import collect_ended
 from gitops_ml.comparison import Comparison
@@ -273,15 +274,14 @@ class _Reconciliation:
 
     def _sweep(self) -> None:
         """End what outlived its deadline."""
-        for name in backend_names(self._tools):
-            for leftover in self._tools.backend(name).leftovers(self._tools.now()):
-                what = wording.clean(f"{name}: {leftover.kind} {leftover.identity}", 200)
-                try:
-                    leftover.end()
-                    self._tools.say(f"{what}, left since {leftover.since:%Y-%m-%d %H:%M} UTC: ended")
-                except ServiceError as error:
-                    self._codes.append(error.exit_code)
-                    self._tools.note(f"{what} could not be ended: {error}")
+        for leftover in leftovers_of((), self._tools):
+            error = end(leftover)
+            if error is None:
+                since = f"{leftover.since:%Y-%m-%d %H:%M} UTC"
+                self._tools.say(f"ended {identity_of(leftover)}, overdue since {since}")
+            else:
+                self._codes.append(ExitCode.SERVICE)
+                self._tools.note(f"could not end {identity_of(leftover)}: {error}")
 
 
 def _steps(event: Event) -> Steps:

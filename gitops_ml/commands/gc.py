@@ -30,11 +30,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Show what is left, end it if that is asked for, and look again."""
-    found = _leftovers(args.backends, tools)
-    errors = [_end(one) if args.end else None for one in found]
-    failed = [f"{_identity(one)}: {error}" for one, error in zip(found, errors, strict=True) if error is not None]
+    found = leftovers_of(args.backends, tools)
+    errors = [end(one) if args.end else None for one in found]
+    failed = [f"{identity_of(one)}: {error}" for one, error in zip(found, errors, strict=True) if error is not None]
     # What its end was asked for twice, or came back, is still there: only a second look tells.
-    still = _leftovers(args.backends, tools) if args.end and found else found
+    still = leftovers_of(args.backends, tools) if args.end and found else found
     if args.format == "text" and not found:
         tools.say("nothing to do: nothing outlived its deadline")
     elif args.format == "json":
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     else:
         _say([one for one, error in zip(found, errors, strict=True) if error is None], tools, ended=args.end)
         for one in still if args.end else ():
-            tools.say(f"still there: {_identity(one)}")
+            tools.say(f"still there: {identity_of(one)}")
     for line in failed:
         tools.note(f"could not end {line}")
     if not args.end:
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     return ExitCode.SERVICE if failed or still else ExitCode.OK
 
 
-def _leftovers(names: Sequence[str], tools: Tools) -> list[Leftover]:
+def leftovers_of(names: Sequence[str], tools: Tools) -> list[Leftover]:
+    """Return what outlived its deadline, oldest first; no names: of all backends that the project uses."""
     project = tools.project
     used = dict.fromkeys(names or ["local", project.backend, *project.backends])
     now = tools.now()
@@ -60,7 +61,7 @@ def _leftovers(names: Sequence[str], tools: Tools) -> list[Leftover]:
     return sorted(found, key=lambda one: (one.since, one.kind, one.identity))
 
 
-def _end(one: Leftover) -> str | None:
+def end(one: Leftover) -> str | None:
     """End it and return why that failed; None: it did not."""
     try:
         one.end()
@@ -73,12 +74,13 @@ def _say(found: Sequence[Leftover], tools: Tools, *, ended: bool) -> None:
     verb = "ended" if ended else "found"
     for one in found:
         key = f", of {one.key[:12]}" if one.key else ""
-        tools.say(f"{verb} {_identity(one)}{key}, overdue since {one.since:%Y-%m-%d %H:%M} UTC")
+        tools.say(f"{verb} {identity_of(one)}{key}, overdue since {one.since:%Y-%m-%d %H:%M} UTC")
     if not ended:
         tools.say(f"{len(found)} left; `gitops-ml gc --end` ends {'it' if len(found) == 1 else 'them'}")
 
 
-def _identity(one: Leftover) -> str:
+def identity_of(one: Leftover) -> str:
+    """Return what it is called, for people."""
     return f"{one.kind} {wording.clean(one.identity, 200)}"
 
 

@@ -316,9 +316,9 @@ def test_reconcile__leftovers__are_ended_one_by_one(place):
     done = place.reconcile(keep=None)
 
     assert (done.code, ended) == (ExitCode.SERVICE, ["i-2"])
-    assert "local: machine i-2, left since 2026-01-02 00:00 UTC: ended" in done.out
-    assert "local: machine i-1" in done.err
-    assert "could not be ended: not now" in done.err
+    assert "ended machine i-2, overdue since 2026-01-02 00:00 UTC" in done.out
+    assert "could not end machine i-1" in done.err
+    assert ": not now\n" in done.err
     assert "\x1b" not in done.err
     publishing = place.reconcile("--job", "publish", keep=None)
     assert (publishing.code, ended) == (ExitCode.OK, ["i-2"]), "the half without the cloud sweeps nothing"
