@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gitops_ml.main import main
 from gitops_ml.tools import Tools
@@ -32,15 +34,25 @@ def load(name):
 pictures = load("pictures")
 
 
-@pytest.mark.parametrize("spec", ["experiment.yaml", "experiment-cpu.yaml"])
-def test_spec__of_the_example__is_valid(spec, tmp_path):
+def test_specs__of_a_repository_with_the_example__are_found_and_valid(tmp_path):
     shutil.copytree(EXAMPLE, tmp_path / "example")
     (tmp_path / "example/.git").mkdir()
     out = io.StringIO()
 
-    code = main(["validate", spec], Tools(cwd=tmp_path / "example", environ={}, out=out))
+    code = main(["validate"], Tools(cwd=tmp_path / "example", environ={}, out=out))
 
-    assert (code, out.getvalue()) == (0, "1 spec: nothing found\n")
+    assert (code, out.getvalue()) == (0, "2 specs: nothing found\n")
+
+
+def test_readme__commands__name_the_experiments():
+    named = set(
+        re.findall(
+            r"^\$ gitops-ml (?:plan|run) ([\w-]+)", (EXAMPLE / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
+    specs = {yaml.safe_load(file.read_text(encoding="utf-8"))["name"] for file in EXAMPLE.glob("experiments/*.yaml")}
+
+    assert named == specs == {"digits-cnn", "digits-cnn-cpu"}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -92,4 +92,4 @@ def test_costs__of_the_examples__follow_from_the_catalog():
     digits, pytorch = (row[1:] for row in rows("What the examples cost"))
 
     assert digits == expected(example("examples/digits/experiment.yaml"))
-    assert pytorch == expected(example("examples/pytorch-gpu/experiment.yaml"))
+    assert pytorch == expected(example("examples/pytorch-gpu/experiments/digits-cnn.yaml"))
