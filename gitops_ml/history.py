@@ -213,7 +213,7 @@ def _row(group: Sequence[Entry], report: ReportEntry | None) -> Row:
         origin=last.origin,
         user=last.user,
         data=last.data,
-        derived_from=last.derived_from,
+        derived_from=counted[0].derived_from,
     )
 
 

@@ -20,10 +20,10 @@ from gitops_ml import plugins, reruns
 from gitops_ml.baselines import Planner
 from gitops_ml.commands._commits import obtained
 from gitops_ml.commands._predictions import predictions
-from gitops_ml.commands.plan import estimate
+from gitops_ml.commands.plan import estimate, over_budget
 from gitops_ml.commands.run import add_training_arguments, carry_out
 from gitops_ml.comparison import Comparison, compare
-from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.errors import DeniedError, ExitCode, UserError
 from gitops_ml.history import matching_keys
 from gitops_ml.planning import (
     Action,
@@ -88,14 +88,19 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     record, commit = _named(args.what, tools, offline=args.offline)
     specs, experiment = _experiment(commit, record, args, tools)
     made = _rerun(specs, experiment, record, changes, args, tools)
+    plan = made.plan(args.what)
+    if over := over_budget(plan):
+        raise DeniedError("\n".join(over))
     trials = [planned.trial for planned in made.head if planned.action is Action.RUN]
     if not trials:
         tools.note("nothing to train: all of it has a record; --force trains it again")
-    code = int(ExitCode.OK)
+    code = ExitCode.OK
     if trials:
         wish = argparse.Namespace(**{**vars(args), "detach": False})
-        code = carry_out(trials, wish, tools, is_result=False).exit_code
-    plan = made.plan(args.what)
+        summary = carry_out(trials, wish, tools, is_result=False)
+        code = summary.exit_code
+        if summary.interrupted:
+            return code
     keys = plan.keys()
     records = tools.results.records(keys)
     comparison = compare(
@@ -227,7 +232,7 @@ def _rerun(
         known=tools.results.keys(),
         interpreter=tools.interpreter,
         force=args.force,
-        estimate=lambda trial: estimate(trial, tools),
+        estimate=lambda trial: estimate(trial, tools, live=True),
     )
     text = tree.read(tree.files[experiment.path].oid)
     with_changes = reruns.changed(text, experiment.path, changes, record)

@@ -1,6 +1,7 @@
 """A past commit or record once more: right code, right data, from git and the ledger alone."""
 
 import gzip
+import io
 import json
 import shutil
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from gitops_ml.git import Repository
+from gitops_ml.main import main
 from gitops_ml.planning import digest
+from tests.fakes.ci_jobs import PricedTools
 from tests.fakes.ledgers import BRANCH, Said, command
 from tests.fakes.repositories import ENVIRON, clone, commit, fingerprint, git, make_remote, make_repository, write
 
@@ -196,6 +199,10 @@ def test_rerun__same_changes_again__trains_nothing_until_forced(work, call):
     again = call(work, "rerun", "HEAD", "--param", "lr=0.3", "--format", "json")
     forced = rerun(call, work, "HEAD", "--param", "lr=0.3", "--force")
 
+    header, *rows = call(work, "log").out.splitlines()
+    names = "experiment commit date point n verdict derived_from accuracy rows version cost"
+    assert header.split() == names.split()
+    assert [first["originals"][0][:12] in row for row in rows] == [True, False]
     assert again.err.splitlines()[0] == "nothing to train: all of it has a record; --force trains it again"
     assert json.loads(again.out)["keys"] == first["keys"]
     assert {record(call, work, key)["repeat"] for key in forced["keys"]} == {1}
@@ -419,3 +426,27 @@ def test_rerun__training_fails__ends_with_4_and_shows_the_comparison(work, call)
     assert failed.out.startswith(
         "small: no result - 1 of 1 trial failed: the training exited with code 1; gate passed\n"
     )
+
+
+def test_rerun__may_cost_more_than_the_spec_of_then_allows__is_denied(tmp_path, remote, environ):
+    files = {
+        "train.py": TRAIN,
+        "data/train.txt": "1",
+        "experiment.yaml": spec(tmp_path, more="budget: {max_cost: 5 USD}\n"),
+    }
+    work = make_repository(tmp_path / "work", files, remote=remote)
+
+    def priced(*words):
+        err = io.StringIO()
+        return main(["rerun", "HEAD", *words], PricedTools(cwd=work, environ=environ, out=io.StringIO(), err=err)), err
+
+    code, err = priced("--param", "lr=0.2")
+
+    assert (code, err.getvalue()) == (
+        6,
+        (
+            "experiment.yaml: it may cost up to 8.00 USD, and its `budget.max_cost` is 5.00 USD; "
+            "raise it, or ask for less\n"
+        ),
+    )
+    assert priced("--param", "lr=0.2", "--seed", "0")[0] == 0

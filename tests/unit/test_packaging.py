@@ -74,6 +74,8 @@ def test_wheel__of_the_sdist__holds_schemas_examples_and_types(wheel):
     assert {file.name for file in (wheel / "gitops_ml" / "schemas").glob("*.json")} == schemas
     assert schemas
     assert (wheel / "gitops_ml" / "py.typed").exists()
+    for name in ("board.js", "board.css"):
+        assert (wheel / "gitops_ml" / name).read_bytes() == (TOP / "gitops_ml" / name).read_bytes()
     for name in ("experiment.yaml", "train.py", "data/digits-train.csv.gz", "data/SOURCE.md"):
         packed = wheel / "gitops_ml" / "examples" / "digits" / name
         assert packed.read_bytes() == (TOP / "examples" / "digits" / name).read_bytes()
