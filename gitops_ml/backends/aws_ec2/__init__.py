@@ -14,6 +14,7 @@ Needs ``pip install 'gitops-ml[aws]'``, credentials that boto3 finds, a bucket, 
         security_groups: [sg-0123abcd]      # else the default one
         instance_types: [g6.xlarge]         # the only ones to take, in this order; else the cheapest that fit
         instance_profile: gitops-ml-worker  # name or ARN of the machines' profile
+        index_url: https://pypi.example/simple  # where packages come from the first time; else as the image says
         on_demand_fallback: true            # `spot: prefer` pays the full price when there is no spot machine
         prices: {g6.xlarge: 0.81 USD}       # per hour, instead of the catalog's
 
@@ -347,7 +348,7 @@ class AwsEc2Backend:
         now = self._now()
         if last is None:
             self._describe(trial, now)
-        return lease_for(
+        lease = lease_for(
             trial,
             last.number + 1 if last is not None else 1,
             terms,
@@ -359,6 +360,7 @@ class AwsEc2Backend:
             now=now,
             secrets=secrets,
         )
+        return dataclasses.replace(lease, index_url=settings.index_url or "")
 
     def _candidates(self, trial: Trial, before: Sequence[Ending]) -> tuple[Candidate, ...]:
         experiment, settings = trial.experiment, self._settings

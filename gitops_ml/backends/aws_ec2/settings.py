@@ -31,6 +31,8 @@ class Settings:
     """The only ones to take, in this order."""
     instance_profile: str = "gitops-ml-worker"
     """Name or ARN of the profile that gives the machine its role."""
+    index_url: str | None = None
+    """The package index that lock files are installed from; none: what the image is configured with, else PyPI."""
     on_demand_fallback: bool = True
     """Whether ``spot: prefer`` takes a machine at its full price when no spot machine is to be had."""
     prices: Mapping[str, Decimal] = dataclasses.field(default_factory=dict)
@@ -43,10 +45,14 @@ _PATTERNS = {
     "security_groups": (r"sg-[0-9a-f]+", "ids of security groups, such as [sg-0123abcd]"),
     "instance_types": (r"[a-z][a-z0-9-]*\.[a-z0-9-]+", "instance types, such as [g6.xlarge]"),
     "ami": (r"ami-[0-9a-f]+", "the id of an image, such as ami-0123abcd"),
+    "index_url": (
+        r"https?://[^\s@/?#]+(/[^\s@?#]*)?",
+        "a package index's address without a password; one with it goes into the secret PIP_INDEX_URL",
+    ),
     "image": (r"/?[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", "the name of an SSM parameter that holds an image's id"),
     "instance_profile": (r"[\w+=,.@-]{1,128}|arn:aws[a-z-]*:iam::[0-9]{12}:instance-profile/[\w+=,.@/-]+", "a profile"),
 }
-_TEXTS = ("ami", "image", "instance_profile")
+_TEXTS = ("ami", "image", "index_url", "instance_profile")
 
 
 def settings_from(given: Mapping[str, Any]) -> Settings:
@@ -74,7 +80,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
             values = [value] if name in _TEXTS else value
             fits = isinstance(values, list) and all(isinstance(v, str) and re.fullmatch(pattern, v) for v in values)
             if not fits or not values:
-                raise _wrong(name, value, words)
+                raise _wrong(name, re.sub(r"//[^/\s]*@", "//***@", str(value)), words)
             found[name] = value if name in _TEXTS else tuple(dict.fromkeys(values))
     return Settings(**found)
 

@@ -22,7 +22,8 @@ def cloud() -> Iterator[S3]:
     with serving() as server:
         ssm: Any = server.client("ssm")
         for number in range(12):
-            ssm.put_parameter(Name=f"/gitops-ml/acme/digits/S{number}", Value=f"{CANARY}-{number}", Type="SecureString")
+            name, value = f"/gitops-ml/acme/digits/S{number}", f"{CANARY}-{number}"
+            ssm.put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
         ssm.close()
         yield server
 

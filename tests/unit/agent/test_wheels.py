@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from gitops_ml.storage.base import Storage
 from gitops_ml.storage.folder import FolderStorage
 from tests.fakes.far import Attempt, Running, around, submit
 from tests.fakes.packages import wheel
+from tests.fakes.s3 import serving
 from tests.fakes.trials import Objects, trial
 
 ENVIRON = {
@@ -57,6 +59,30 @@ def test_packages__second_machine_without_an_index__gets_them_from_the_storage(
     log = Attempt(storage, of.key, 2).log
     assert log.startswith("gitops-ml: packages of environment ")
     assert " from the storage\n" in log
+    assert [name for name in storage.names("environments/") if name.endswith(".json")]
+
+
+@pytest.mark.parametrize("by", ["lease", "secret"])
+def test_packages__index_that_is_configured__is_asked(storage: Storage, index: Path, tmp_path: Path, by: str) -> None:
+    folder = tmp_path / "simple/tinything"
+    folder.mkdir(parents=True)
+    of, held = using(wheel(folder))
+    (folder / "index.html").write_text("<a href='tinything-1.0-py3-none-any.whl'>tinything-1.0-py3-none-any.whl</a>")
+    url = f"file://{tmp_path}/simple/"
+    environ = {name: value for name, value in ENVIRON.items() if name != "PIP_NO_INDEX"}
+    with serving() as cloud:
+        ssm: Any = cloud.client("ssm")
+        ssm.put_parameter(Name="/digits/PIP_INDEX_URL", Value=url, Type="SecureString", Overwrite=True)
+        ssm.close()
+        told = (
+            {"index_url": url}
+            if by == "lease"
+            else {"index_url": "file:///nowhere/", "secrets": {"PIP_INDEX_URL": "/digits/PIP_INDEX_URL"}}
+        )
+        machine = around(tmp_path / "1", {**environ, **cloud.environ, "PIP_CONFIG_FILE": os.devnull})
+        result = Running(storage, submit(storage, of, held, **told), machine).end(120)
+
+    assert (result["outcome"], result["reason"]) == ("succeeded", "")
     assert [name for name in storage.names("environments/") if name.endswith(".json")]
 
 

@@ -21,6 +21,7 @@ def test_settings__all__are_taken():
             "security_groups": ["sg-2"],
             "instance_types": ["g6.xlarge", "p6-b200.48xlarge"],
             "instance_profile": "arn:aws:iam::123456789012:instance-profile/team/worker",
+            "index_url": "https://packages.example:8443/simple/",
             "on_demand_fallback": False,
             "prices": {"g6.xlarge": "0.9 USD", "g5.xlarge": 1},
         }
@@ -31,6 +32,7 @@ def test_settings__all__are_taken():
         security_groups=("sg-2",),
         instance_types=("g6.xlarge", "p6-b200.48xlarge"),
         instance_profile="arn:aws:iam::123456789012:instance-profile/team/worker",
+        index_url="https://packages.example:8443/simple/",
         on_demand_fallback=False,
         prices={"g6.xlarge": Decimal("0.9"), "g5.xlarge": Decimal(1)},
     )
@@ -44,13 +46,20 @@ def test_settings__all__are_taken():
         ({"regions": "eu-west-1"}, ".regions is `eu-west-1`; it takes regions, such as [us-east-1]"),
         ({"subnets": []}, ".subnets is `[]`; it takes ids of subnets, such as [subnet-0123abcd]"),
         ({"ami": "x"}, ".ami is `x`; it takes the id of an image, such as ami-0123abcd"),
+        (
+            {"index_url": "https://ada:canary@packages.example/simple"},
+            (
+                ".index_url is `https://***@packages.example/simple`; it takes a package index's address without a "
+                "password; one with it goes into the secret PIP_INDEX_URL"
+            ),
+        ),
         ({"on_demand_fallback": "yes"}, ".on_demand_fallback is `yes`; it takes true or false"),
         (
             {"prices": {"g6.xlarge": "0 USD"}},
             ".prices.g6.xlarge is `0 USD`; it takes USD per hour by instance type, such as {g6.xlarge: 0.81 USD}",
         ),
     ],
-    ids=["unknown key", "image twice", "no list", "empty", "no id", "no flag", "costs nothing"],
+    ids=["unknown key", "image twice", "no list", "empty", "no id", "a password", "no flag", "costs nothing"],
 )
 def test_settings__wrong__are_refused_in_words(given, said):
     with pytest.raises(UserError) as refused:
