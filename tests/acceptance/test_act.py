@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from gitops_ml.commands.init import ci_files
 from tests.fakes.github import FakeGitHub
+from tests.fakes.oidc import TokenServer
 from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
 
 TOP = Path(__file__).parents[2]
@@ -22,8 +24,16 @@ jobs:
   gitops-ml:
     uses: ./.github/workflows/shipped/gitops-ml-forks.yml
 """
+AWS = """
+name: aws
+on: [push]
+jobs:
+  gitops-ml:
+    uses: ./.github/workflows/shipped/gitops-ml-aws.yml
+    with: {aws-role: "arn:aws:iam::123456789012:role/gitops-ml-ci", aws-region: eu-central-1}
+"""
 WHOLE = {"id": 1, "default_branch": "main", "full_name": "acme/vision"}
-SHIPPED = ("gitops-ml.yml", "gitops-ml-forks.yml", "gitops-ml-reconcile.yml")
+SHIPPED = ("gitops-ml.yml", "gitops-ml-aws.yml", "gitops-ml-forks.yml", "gitops-ml-reconcile.yml")
 TRAIN = """
 import json, os
 assert not [name for name, value in os.environ.items() if "canary" in value or name.startswith("GITHUB_")]
@@ -74,29 +84,40 @@ runs:
 """
 
 
+OWN = {
+    "experiment.yaml": SPEC,
+    "train.py": TRAIN,
+    # A change that brings modules of its own must not be what the tool imports.
+    "yaml.py": "raise SystemExit('imported from the change')",
+    "gitops_ml/__init__.py": "raise SystemExit('imported from the change')",
+}
+
+
+def beside(text: str) -> str:
+    """Return a workflow that calls the shipped one which lies beside it."""
+    return re.sub(r"uses: \S+/(gitops-ml[\w-]*\.yml)@\S+", r"uses: ./.github/workflows/shipped/\1", text)
+
+
 class Runner:
     """A repository with the shipped workflow, and `act` to run it."""
 
-    def __init__(self, folder: Path, forge: FakeGitHub) -> None:
+    def __init__(self, folder: Path, forge: FakeGitHub, files: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.forge = forge
         (folder / "acme").mkdir()
         self.remote = make_remote(folder / "acme/vision.git")
-        files = {
+        self.work = make_repository(
+            folder / "work", self.shipped() | (OWN if files is None else files), remote=self.remote
+        )
+
+    def shipped(self) -> dict[str, str]:
+        """Return the workflows as they lie in the repository."""
+        return {
             **{f".github/workflows/shipped/{name}": self._workflow(name) for name in SHIPPED},
             ".github/workflows/forks.yml": FORKS,
-            # What `init` writes, but that the called workflow lies beside it.
-            **{
-                path: re.sub(r"uses: \S+/(gitops-ml[\w-]*\.yml)@\S+", r"uses: ./.github/workflows/shipped/\1", text)
-                for path, text in ci_files("github").items()
-            },
-            "experiment.yaml": SPEC,
-            "train.py": TRAIN,
-            # A change that brings modules of its own must not be what the tool imports.
-            "yaml.py": "raise SystemExit('imported from the change')",
-            "gitops_ml/__init__.py": "raise SystemExit('imported from the change')",
+            ".github/workflows/aws.yml": AWS,
+            **{path: beside(text) for path, text in ci_files("github").items()},
         }
-        self.work = make_repository(folder / "work", files, remote=self.remote)
 
     def _workflow(self, name: str) -> str:
         """Return the shipped workflow, told to use this very gitops-ml instead of installing one."""
@@ -166,9 +187,9 @@ def runner(tmp_path):
         yield Runner(tmp_path, forge)
 
 
-def pushed(runner, before="0" * 40):
+def pushed(runner, before="0" * 40, **more):
     head = git(runner.work, "rev-parse", "HEAD")
-    return runner.act("push", {"ref": "refs/heads/main", "before": before, "after": head, "repository": WHOLE})
+    return runner.act("push", {"ref": "refs/heads/main", "before": before, "after": head, "repository": WHOLE}, **more)
 
 
 def pull_event(runner, action, *, fork=False, **more):
@@ -343,3 +364,63 @@ def test_workflow__label_close_merge_and_schedule(runner):
     assert jobs(swept) == {"Reconcile"}, swept.stdout[-3000:]
     assert "change 7: 3 trials without a record, which no run trains any more" in swept.stdout
     assert [one["state"] for one in runner.forge.statuses if one["sha"] == lost] == ["pending", "error"]
+
+
+SCRIPT = """
+import argparse, json
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float, default=0.2)
+parser.add_argument("--seed", type=int, default=0)
+asked = parser.parse_args()
+with open("metrics.jsonl", "w") as out:
+    for step in range(5):
+        accuracy = 1 - abs(asked.lr - 0.1) / (step + 1) + asked.seed / 1000
+        print(json.dumps({"step": step, "accuracy": accuracy}), file=out)
+"""
+
+
+def test_workflow__repository_with_nothing_but_a_script__init_leads_to_a_comment_with_plots(tmp_path):
+    forge = FakeGitHub()
+    with forge.running():
+        runner = Runner(tmp_path, forge, {"train.py": SCRIPT})
+        subprocess.run([sys.executable, "train.py"], cwd=runner.work, check=True, timeout=60)
+        command = str(Path(sys.executable).with_name("gitops-ml"))
+        words = [command, "init", "--ci", "github", "--name", "digits"]
+        done = subprocess.run(words, cwd=runner.work, env=ENVIRON, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("kept     .github/workflows/") == len(ci_files("github"))
+        commit(runner.work, {".gitignore": ".gitops-ml/\nmetrics.jsonl\n"}, "adopt")
+        git(runner.work, "push", "-q", "origin", "main")
+        push = pushed(runner)
+        assert push.returncode == 0, push.stdout[-6000:] + push.stderr[-2000:]
+
+        git(runner.work, "switch", "-q", "-c", "larger-rate")
+        file = runner.work / "experiments/digits.yaml"
+        head = commit(runner.work, {"experiments/digits.yaml": file.read_text().replace("lr: 0.2", "lr: 0.1")}, "lr")
+        git(runner.work, "push", "-q", "origin", "larger-rate", f"{head}:refs/pull/7/head")
+        forge.pulls[7].head = head
+        better = pull_event(runner, "opened")
+
+    assert better.returncode == 0, better.stdout[-6000:] + better.stderr[-2000:]
+    (comment,) = forge.comments
+    assert "digits: better" in comment.body
+    tip = git(runner.remote, "rev-parse", "gitops-ml/reports")
+    plots = re.findall(rf"/blob/{tip}/(reports/digits/{head[:12]}-\w+/plots/\w+\.svg)\?raw=true", comment.body)
+    assert plots, comment.body
+    assert all(git(runner.remote, "show", f"{tip}:{path}").startswith("<svg") for path in plots)
+    assert [one["state"] for one in forge.statuses if one["sha"] == head] == ["pending", "success"]
+
+
+def test_workflow__for_aws__has_a_token_for_the_role_and_trains_nothing_beside_it(runner):
+    tokens = TokenServer()
+    with tokens.running():
+        done = pushed(runner, caller="aws.yml", **tokens.environ())
+
+    assert done.returncode == 1
+    assert jobs(done) == {"Plan", "Pending", "Run", "Publish"}
+    assert [call.query["audience"] for call in tokens.calls] == ["sts.amazonaws.com"], "the job `run` alone asks"
+    assert (
+        "`digits` would train in the job itself (backend `local`), and this job can take on a cloud role" in done.stdout
+    )
+    assert records(runner) == []
+    assert "canary" not in done.stdout.replace("ghs_canary0", "")

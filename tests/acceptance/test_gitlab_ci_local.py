@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gitops_ml.errors import ExitCode
 from tests.fakes.githttp import GitServer
@@ -200,3 +201,24 @@ def test_pipeline__on_schedule__ends_what_a_dead_pipeline_left_pending_and_train
     assert "change 7: 6 trials without a record, which no run trains any more" in done.stdout
     assert "branch main: 3 trials without a record" in done.stdout
     assert git(project.remote, "for-each-ref", "refs/heads/gitops-ml") == ""
+
+
+def test_include_for_aws__adds_the_token_to_the_job_that_trains_and_nothing_else(project):
+    ours, aws = ((TOP / "action" / name).read_text(encoding="utf-8") for name in ("gitlab-ci.yml", "gitlab-aws.yml"))
+    inputs = "{role: 'arn:aws:iam::1:role/x', region: eu-central-1}"
+    alone = "include:\n  - {local: ours.yml}\n"
+    shown = []
+    for text in (alone, f"{alone}  - {{local: aws.yml, inputs: {inputs}}}\n"):
+        commit(project.work, {".gitlab-ci.yml": text, "ours.yml": ours, "aws.yml": aws})
+        words = ["node", str(RUNNER), "--preview", "--no-color", "--home", str(project.home)]
+        done = subprocess.run(words, cwd=project.work, env=ENVIRON, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        shown.append(yaml.safe_load(done.stdout))
+    without, with_aws = shown
+    job = with_aws["gitops-ml:run"]
+
+    assert job.pop("id_tokens") == {"GITOPS_ML_ID_TOKEN": {"aud": "https://gitlab.com"}}
+    variables = {name: job["variables"].pop(name) for name in list(job["variables"]) if name.startswith("AWS_")}
+    assert variables["AWS_ROLE_ARN"] == "arn:aws:iam::1:role/x"
+    assert variables["AWS_WEB_IDENTITY_TOKEN_FILE"] == job["variables"].pop("GITOPS_ML_IDENTITY_FILE")
+    assert with_aws == without

@@ -1,7 +1,5 @@
 """The identity token: asked for as GitHub documents it, kept fresh, private, and never shown."""
 
-import base64
-import json
 import os
 import stat
 import subprocess
@@ -12,38 +10,14 @@ import pytest
 
 from gitops_ml.commands import _ci_identity as identity
 from gitops_ml.errors import DeniedError, ServiceError, UserError
+from tests.fakes.oidc import BEARER, TokenServer
 from tests.fakes.server import Answer, Call, Fault, Server
 from tests.fakes.trials import until
-
-BEARER = "canary-bearer"
-
-
-class Runner(Server):
-    """The part of GitHub's runner that gives tokens; each is another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given = 0
-
-    def handle(self, call: Call) -> Answer:
-        if call.headers.get("authorization") != f"bearer {BEARER}":
-            return Answer(status=401)
-        self.given += 1
-        said = {"sub": "repo:acme/vision:environment:gitops-ml", "aud": call.query["audience"], "n": self.given}
-        body = base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=")
-        return Answer(body={"value": f"e30.{body}.c2ln", "count": 1})
-
-    def environ(self, file: Path | None = None) -> dict[str, str]:
-        found = {
-            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{self.url}/token?api-version=2.0",
-            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": BEARER,
-        }
-        return found | ({identity.FILE: str(file)} if file else {})
 
 
 @pytest.fixture
 def runner():
-    there = Runner()
+    there = TokenServer()
     with there.running():
         yield there
 
@@ -103,7 +77,7 @@ def test_token__job_without_the_permission__names_it(tmp_path):
 
 @pytest.mark.parametrize("kind", ["answer", "reset", "garbage", "cut", "redirect", "shell"])
 def test_token__service_fails__says_so_without_the_bearer(runner, kind):
-    elsewhere = Runner()
+    elsewhere = TokenServer()
     answer = Answer(status=500)
     if kind == "redirect":
         answer = Answer(status=302, headers={"Location": f"{elsewhere.url}/token"})
