@@ -575,7 +575,7 @@ def _uri_problem(uri: str) -> str | None:
             )
     elif scheme == "s3" and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,62}/[^/].*|[a-z0-9][a-z0-9.-]{1,62}/", rest):
         return f"{shown(uri)} names no object; write it as s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for all below it"
-    elif scheme == "hf" and not re.fullmatch(r"(datasets/)?[\w.-]+/[\w.-]+(@[^/]+)?(/.*)?", rest):
+    elif scheme == "hf" and not re.fullmatch(r"(datasets/)?\w[\w.-]*/\w[\w.-]*(@[^/]+)?(/.*)?", rest):
         return f"{shown(uri)} names nothing on the Hub; write it as hf://datasets/ORG/NAME/PATH or hf://ORG/MODEL/PATH"
     if any(character.isspace() or not character.isprintable() for character in uri):
         return f"{shown(uri)} has a space or a control character in it"

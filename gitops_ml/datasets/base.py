@@ -10,7 +10,6 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -148,6 +147,8 @@ def below(folder: Path, path: str) -> Path:
 
 def all_at_once(act: Callable[[Any], None], items: Sequence[Any]) -> None:
     """Do something for each item, several at a time; the first error ends it."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         futures = [pool.submit(act, item) for item in items]
         try:

@@ -95,5 +95,5 @@ def _listed(uri: str, listing: Path) -> Iterator[tuple[str, str]]:
             if not isinstance(path, str) or not re.fullmatch("[0-9a-f]{32}", md5):
                 raise ValueError(path)
             yield path, md5
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise DatasetError(f"{uri}: DVC's list of its files is broken") from None

@@ -22,7 +22,7 @@ from gitops_ml.datasets.base import DatasetError, Outside, Wanted, all_at_once, 
 from gitops_ml.datasets.web import Web
 from gitops_ml.pins import Pin, pin_from
 
-_URI = re.compile(r"hf://(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?")
+_URI = re.compile(r"hf://(?P<kind>datasets/)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?")
 _PAGES = 10_000
 
 

@@ -173,7 +173,7 @@ def _tag(found: Mapping[str, Any]) -> str:
 
 
 _WORDS = {
-    "404": "there is no such object",
+    "404": "there is no such object; to name all below a prefix, end it with `/`",
     "NoSuchKey": "there is no such object",
     "NoSuchBucket": "there is no such bucket",
     "NoSuchVersion": "that version of it is gone",

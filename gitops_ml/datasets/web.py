@@ -30,7 +30,7 @@ from gitops_ml.datasets.base import DatasetError, Outside, UnreachableError
 MAX_REDIRECTS = 5
 TRIES = 5
 """In a row that bring next to nothing; and twenty times as many in all."""
-_WORTHWHILE_BYTES = 16 << 20
+_WORTHWHILE_BYTES = 1 << 20
 _SILENCE_S = 30.0
 _WINDOW_S, _WINDOW_BYTES = 60.0, 60_000
 """A minute that brings less than this is a server that drips."""
@@ -88,7 +88,7 @@ class Web:
             headers = {"Accept": media} | ({"Content-Type": media} if data is not None else {})
             with self._answer(url, headers, private or {}, data) as response:
                 self._judge(url, response)
-                text = b""
+                text = bytearray()
                 for chunk in self._chunks(response):
                     text += chunk
                     if len(text) > _DOCUMENT_BYTES:
@@ -97,7 +97,7 @@ class Web:
                     raise _TornError("the connection ended early")
                 try:
                     return json.loads(text), {k.lower(): v for k, v in response.getheaders()}
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise DatasetError(f"{shown(url)}: the answer is no JSON") from None
 
         found: tuple[Any, Mapping[str, str]] = self._persist(url, ask, lambda: 0)
@@ -176,7 +176,7 @@ class Web:
                 done += len(chunk)
                 if size_bytes is not None and done > size_bytes:
                     raise DatasetError(f"{shown(url)}: the server sends more than the {size_bytes} bytes expected")
-        if done != (total if total is not None else size_bytes if size_bytes is not None else done):
+        if done != (total if total is not None else size_bytes or done):
             raise _TornError("the connection ended early")
 
     def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -243,7 +243,7 @@ class Web:
         first, method = _origin(url), "GET" if body is None else "POST"
         for _ in range(MAX_REDIRECTS + 1):
             own = private if _origin(url) == first else {}
-            parts = urllib.parse.urlsplit(url)
+            parts = _split(url)
             connection = self._connection(parts)
             guard = None
             try:
@@ -272,7 +272,10 @@ class Web:
                 raise DatasetError(f"{shown(url)}: the server redirects without saying where to")
             if response.status == 303:
                 method, body = "GET", None
-            url = _spelt(urllib.parse.urljoin(url, onward))
+            try:
+                url = _spelt(urllib.parse.urljoin(url, onward))
+            except ValueError:
+                raise DatasetError(f"{shown(url)}: the server redirects to something that is no URL") from None
         raise DatasetError(f"{shown(url)}: redirected more than {MAX_REDIRECTS} times")
 
     def _connection(self, parts: urllib.parse.SplitResult) -> http.client.HTTPConnection:
@@ -335,7 +338,10 @@ class Web:
 
 def shown(url: str) -> str:
     """Return a URL as messages may show it: without credentials and query, which may hold a signature."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "what is no URL"
     host = parts.netloc.rpartition("@")[2]
     text = f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:300]
@@ -401,8 +407,15 @@ def _write(file: BinaryIO, chunk: bytes, path: Path) -> None:
         raise DatasetError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _split(url: str) -> urllib.parse.SplitResult:
+    try:
+        return urllib.parse.urlsplit(url)
+    except ValueError:
+        raise DatasetError(f"an address that cannot be read was given: {url[:60]!r}") from None
+
+
 def _origin(url: str) -> tuple[str, str]:
-    parts = urllib.parse.urlsplit(url)
+    parts = _split(url)
     return parts.scheme, parts.netloc.rpartition("@")[2].lower()
 
 

@@ -230,6 +230,7 @@ def test_dvc__before_3__old_layout_and_line_ends(tmp_path: Path) -> None:
         b'[{"md5": "../../../../etc/passwd", "relpath": "a"}]',
         b'[{"md5": 3, "relpath": "a"}]',
         b"[[]]",
+        b"[" * 200_000,
     ],
 )
 def test_dvc__broken_list_of_a_folder__is_refused(tmp_path: Path, listing: bytes) -> None:

@@ -161,6 +161,7 @@ def test_download__redirected_elsewhere__credentials_stay(
         ("file:///etc/passwd", "is no https:// URL"),
         ("ftp://example.org/x", "is no https:// URL"),
         ("https:///x", "is no https:// URL"),
+        ("https://[::1/x", "the server redirects to something that is no URL"),
         ("https://example.org:port/x", "is no https:// URL"),
     ],
 )
@@ -250,6 +251,13 @@ def test_download__busy_for_a_while__waits_as_long_as_it_is_told(server: FileSer
     Web(outside).download(f"{server.url}/x", tmp_path / "x")
 
     assert [pause for pause in paused if pause] == [7.0, 4.0]
+
+
+def test_document__nested_deeper_than_python_can__is_refused(server: FileServer, tmp_path: Path) -> None:
+    server.files["/x"] = b"[" * 200_000
+
+    with pytest.raises(DatasetError, match="the answer is no JSON"):
+        web(tmp_path).document(f"{server.url}/x")
 
 
 def test_document__no_json__is_refused(server: FileServer, tmp_path: Path) -> None:
