@@ -5,10 +5,13 @@ created, renamed or transferred since then), GitLab's page on ID token authentic
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from gitops_ml.project import LedgerSettings
 from tests.fakes.iam import Push, allows, environment_opens, refused_by
 
 ACTION = Path(__file__).parents[2] / "action"
@@ -275,3 +278,38 @@ def test_ledger__rulesets__are_all_that_doctor_looks_for(rulesets):
     kinds = {rule["type"] for ruleset in rulesets for rule in ruleset["rules"]}
 
     assert {"update", "deletion", "non_fast_forward"} <= kinds
+
+
+# What the parts call the same thing
+
+
+TOP = ACTION.parent
+
+
+def test_environment__of_workflow_template_and_policies__has_one_name():
+    workflow = yaml.safe_load((TOP / ".github/workflows/gitops-ml-aws.yml").read_text(encoding="utf-8"))
+    # YAML 1.1 takes the key `on` for a truth value.
+    name = workflow[True]["workflow_call"]["inputs"]["environment"]["default"]
+
+    assert name == parameter("GithubEnvironment")
+    for file, _ in POLICIES.values():
+        (statement,) = shipped(f"aws/{file}")["Statement"]
+        assert statement["Condition"]["StringEquals"][f"{ISSUER}:sub"].endswith(f":environment:{name}")
+
+
+def test_audience__of_gitlabs_include_and_template__is_one():
+    include = yaml.safe_load((ACTION / "gitlab-aws.yml").read_text(encoding="utf-8").split("\n---\n")[0])
+
+    assert include["spec"]["inputs"]["audience"]["default"] == f"https://{parameter('GitlabHost')}"
+
+
+def test_ledger__branch_of_the_rulesets__is_the_default_one(rulesets):
+    branch = f"refs/heads/{LedgerSettings().branch}"
+
+    assert {tuple(one["conditions"]["ref_name"]["include"]) for one in rulesets} == {(branch,)}
+
+
+def parameter(name):
+    """Return the default of the template's parameter."""
+    text = (ACTION / "aws/setup.yaml").read_text(encoding="utf-8")
+    return re.search(rf"^  {name}:\n(?:    .*\n)*?    Default: (\S+)$", text, re.MULTILINE)[1]
