@@ -68,6 +68,20 @@ def report_page(comparison: Comparison, plots: Iterable[str]) -> str:
     return page(comparison, {experiment.name: pictures for experiment in comparison.experiments}, above=back)
 
 
+def is_report(folder: str) -> bool:
+    """Say whether a folder is named as ours are: whoever can push to the ledger can name one otherwise."""
+    return _FOLDER.fullmatch(folder) is not None
+
+
+def is_plot(path: str) -> bool:
+    """Say whether a file of a report is one of its pictures, from its folder."""
+    return _PLOT.fullmatch(path) is not None
+
+
+_FOLDER = re.compile(r"reports/[a-z0-9][a-z0-9-]{0,62}/[0-9a-f]{12}-[0-9a-f]{8}")
+_PLOT = re.compile(r"plots/[a-z0-9][a-z0-9-]{0,99}\.svg")
+
+
 def is_harmless(svg: bytes) -> bool:
     """Say whether a picture holds nothing but drawing: no script, no link, nothing from elsewhere."""
     text = svg.decode("utf-8", "replace")

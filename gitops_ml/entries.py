@@ -96,7 +96,7 @@ def record_entry(data: bytes, key: str) -> Entry:
         backend=_text(attempt, "backend"),
         origin=_text(origin, "kind"),
         user=origin["user"] if isinstance(origin.get("user"), str) else "",
-        data=_pins(_object(document, "document")),
+        data=pins(_object(document, "document")),
         metrics=metrics,
         lowest=lowest,
         highest=highest,
@@ -255,7 +255,8 @@ def _name_of(one: Any, place: str) -> str:
     return str(one["name"])
 
 
-def _pins(document: Mapping[str, Any]) -> dict[str, str]:
+def pins(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return what each data entry of a key document was pinned to, by its name, as far as it says so."""
     pairs = document.get("data")
     if not isinstance(pairs, list):
         return {}

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gitops_ml.diagnostics import Severity
+from gitops_ml.entries import pins
 from gitops_ml.errors import UserError
 from gitops_ml.planning import (
     Action,
@@ -268,8 +269,9 @@ def originals(planned: Sequence[Trial], records: Sequence[Record]) -> Mapping[st
 
 
 def _content(document: Mapping[str, Any]) -> str:
-    environment = dict(document.get("environment") or {})
-    environment.pop("interpreter", None)
+    environment = document.get("environment")
+    if isinstance(environment, Mapping):
+        environment = {name: value for name, value in environment.items() if name != "interpreter"}
     return digest({**document, "environment": environment, "repeat": 0})
 
 
@@ -368,15 +370,15 @@ def pinned_data(
     Raises:
         UserError: some data of the record cannot be found again.
     """
-    pins = dict(record.document.get("data", ()))
+    known = pins(record.document)
     found = {}
     for entry in experiment.data:
-        pin = pins.get(entry.name)
+        pin = known.get(entry.name)
         if entry.name in changes.data or pin is None:
             continue
         if pin_there(entry, experiment, tree) == pin:
             continue
-        oid = str(pin).removeprefix("git:")
+        oid = pin.removeprefix("git:")
         if "://" in entry.uri or oid not in blobs:
             raise UserError(
                 f"{record.key[:12]} was trained on other data than its spec names: `{entry.name}` was {shown(pin)}, "
@@ -389,8 +391,8 @@ def pinned_data(
 
 def data_blobs(record: Record) -> Sequence[str]:
     """Return the object ids that a record's data is pinned to."""
-    pins = [str(pin) for _, pin in record.document.get("data", ())]
-    return [pin.removeprefix("git:") for pin in pins if re.fullmatch("git:[0-9a-f]{40,64}", pin)]
+    found = pins(record.document).values()
+    return [pin.removeprefix("git:") for pin in found if re.fullmatch("git:[0-9a-f]{40,64}", pin)]
 
 
 def pin_there(entry: Data, experiment: Experiment, tree: Tree) -> str | None:

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     fresh = _begin(folder)
     if not args.offline:
         tools.results.refresh()
-    entries, known = tools.results.entries()
+    entries, every = tools.results.entries()
+    known = [report for report in every if board.is_report(report.folder)]
     found = rows(entries, known)
     written, paged = 0, set()
     for report in known:
@@ -98,11 +99,7 @@ def _report_files(report: ReportEntry, tools: Tools) -> Mapping[str, bytes]:
     except UserError as error:
         tools.note(f"warning: {error}")
         return {}
-    plots = {
-        name: data
-        for name, data in files.items()
-        if name.startswith("plots/") and name.endswith(".svg") and name.count("/") == 1 and board.is_harmless(data)
-    }
+    plots = {name: data for name, data in files.items() if board.is_plot(name) and board.is_harmless(data)}
     page = board.report_page(comparison, plots).encode()
     # Its page last: once it is there, all of it is.
     return {**{f"{report.folder}/{name}": data for name, data in plots.items()}, board.page_path(report.folder): page}

@@ -255,7 +255,7 @@ def _rerun(
 
 def _check_code(record: Record, experiment: Experiment, specs: Specs) -> None:
     code = files_digest(code_files(experiment, specs.tree, specs.paths))
-    if record.dirty and code != record.document["code"]:
+    if record.dirty and code != record.document.get("code"):
         raise UserError(
             f"{record.key[:12]} was trained on uncommitted work on top of {record.commit[:12]}, which git does not "
             f"have; `gitops-ml rerun {record.commit[:12]}` trains what was committed there"

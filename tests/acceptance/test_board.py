@@ -42,6 +42,7 @@ def work(tmp_path_factory):
     picture = plots.pictures(comparisons.experiment("digits", (metric,)))[0].svg
     first = next(path.rpartition("/")[0] for path in files if path.startswith("reports/experiment-00/"))
     files[f"{first}/plots/cost.svg"] = picture
+    files[f"reports/Other name/{'3' * 12}-{'3' * 8}/report.json"] = TEMPLATE
     files[f"{first}/plots/evil.svg"] = picture.replace(b"<g>", b"<script>alert(1)</script><g>", 1)
     lines = [b"commit refs/heads/%s\ncommitter A <a@example.org> 1700000000 +0000\ndata 1\nx\n" % BRANCH.encode()]
     for path, data in files.items():

@@ -184,3 +184,34 @@ def test_report_page__plots__are_files_beside_it():
     assert '<a href="../../../index.html">All experiments</a>' in page
     assert '<img src="plots/curves-loss.svg" alt="curves loss" loading=lazy>' in page
     assert "img-src 'self' file:" in page
+
+
+@pytest.mark.parametrize(
+    ("folder", "ours"),
+    [
+        ("reports/digits/0123456789ab-01234567", True),
+        ("reports/../..", False),
+        ("reports/digits/..", False),
+        ("reports/../0123456789ab-01234567", False),
+        ('reports/<b>"x/0123456789ab-01234567', False),
+        ("reports/digits/0123456789ab-01234567/plots", False),
+        ("reports/digits/0123456789ab-01234567\n", False),
+    ],
+)
+def test_is_report__names_as_ours_are(folder, ours):
+    assert board.is_report(folder) is ours
+
+
+@pytest.mark.parametrize(
+    ("path", "ours"),
+    [
+        ("plots/curves-accuracy.svg", True),
+        ("plots/../x.svg", False),
+        ("plots/.svg", False),
+        ("plots/a/b.svg", False),
+        ("plots/x.png", False),
+        ("x.svg", False),
+    ],
+)
+def test_is_plot__names_as_ours_are(path, ours):
+    assert board.is_plot(path) is ours

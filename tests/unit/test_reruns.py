@@ -120,6 +120,15 @@ def test_originals__same_content_in_another_environment__is_found_after_the_exac
     assert reruns.originals([trial], [code]) == {}
 
 
+@pytest.mark.parametrize("document", [{}, {"environment": "none", "data": 7}, {"data": [["train"], "x", {}]}])
+def test_originals_and_pins__a_document_that_is_no_key_document__is_nobodys(document):
+    trial = runs.trial(runs.experiment())
+    record = dataclasses.replace(runs.record(trial, {}), document=document)
+
+    assert reruns.originals([trial], [record]) == {}
+    assert reruns.data_blobs(record) == []
+
+
 def result(**values):
     record = runs.record(runs.trial(runs.experiment()), {})
     scalars = tuple(Scalar(name=name, value=value) for name, value in values.items() if not isinstance(value, tuple))
