@@ -650,7 +650,9 @@ def plan_table(plan: Plan) -> str:
     if reasons:
         blocks.append(details("why", "\n".join(reasons[:100])))
     machines = [
-        f"- {code(entry.experiment.name)}: {prose(line)}" for entry in plan.experiments for line in machine_lines(entry)
+        f"  - {prose(line.strip())}" if line[0] == " " else f"- {code(entry.experiment.name)}: {prose(line)}"
+        for entry in plan.experiments
+        for line in machine_lines(entry)
     ]
     if machines:
         blocks.append(details("machines and prices", "\n".join(machines[:100])))
@@ -664,7 +666,8 @@ def machine_lines(entry: ExperimentPlan) -> list[str]:
     for estimate in estimates:
         if estimate.candidates:
             where = f" in {estimate.region}" if estimate.region else ""
-            lines.append(f"machines{where}, in this order: {'; '.join(estimate.candidates)}")
+            lines.append(f"machines{where}, in this order:")
+            lines += [f"  {candidate}" for candidate in estimate.candidates]
         if estimate.note:
             lines.append(f"cost of each: {estimate.note}" if estimate.worst_usd else f"cost: {estimate.note}")
     return lines
@@ -693,7 +696,8 @@ def plan_text(plan: Plan) -> str:
             for planned in trials
         ]
         lines += [f"  {line}" for line in columns(rows)] if rows else []
-        lines += [f"  {wording.clean(line, 400)}" for line in machine_lines(entry)]
+        for line in machine_lines(entry):
+            lines.append(f"{'    ' if line[0] == ' ' else '  '}{wording.clean(line, 400)}")
     to_run = plan.to_run()
     worst = sum((planned.estimate.worst_usd for planned in to_run), start=Decimal(0))
     cost = f", at most {wording.money(float(worst))}" if worst else ""

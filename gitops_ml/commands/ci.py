@@ -16,7 +16,7 @@ Outputs: ``verdict``, ``report-url``, ``comment-url``, ``report-json``, ``cost-u
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -453,6 +453,7 @@ class Flow:
                 "bound": dataclasses.asdict(target.binding),
                 "keys": sorted(planned_key.trial.key for planned_key in planned.plan.to_run()),
                 "worst_usd": str(_worst(planned.plan)),
+                "unpriced": sorted(p.trial.key for p in planned.plan.to_run() if not p.estimate.source),
                 "plan": planning.plan_to_json(planned.held),
             }
             _ci_publish.write(self._tools.cwd / self._args.out / "plan.json", json_bytes(document))
@@ -486,7 +487,10 @@ class Flow:
         new = {p.trial.key for p in planned.plan.to_run()} - set(keys if isinstance(keys, list) else ())
         if new:
             raise DeniedError(f"{len(new)} trials would be trained that the plan does not name; plan again")
-        worst_usd, said_usd = _worst(planned.plan), _amount(document)
+        # Who approved a cost that nobody knew beforehand gets what policy's limits allow, which are looked at anew.
+        unpriced: Any = document.get("unpriced")
+        unpriced = set(unpriced if isinstance(unpriced, list) else ())
+        worst_usd, said_usd = _worst(planned.plan, without=unpriced), _amount(document)
         if worst_usd > said_usd:
             raise DeniedError(
                 f"it may cost up to {worst_usd} USD now, and the plan said {said_usd} USD; plan again, and where "
@@ -603,8 +607,8 @@ def _word(planned: Planned, comparison: Comparison | None, codes: Sequence[int])
     return str(comparison.gate)
 
 
-def _worst(plan: Plan) -> Decimal:
-    return sum((planned.estimate.worst_usd for planned in plan.to_run()), Decimal(0))
+def _worst(plan: Plan, *, without: Collection[str] = ()) -> Decimal:
+    return sum((p.estimate.worst_usd for p in plan.to_run() if p.trial.key not in without), Decimal(0))
 
 
 def _amount(document: Any) -> Decimal:

@@ -8,19 +8,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from gitops_ml.backends.base import Context, JobState
+from gitops_ml.backends.base import Bundle, Context, JobState, JobStatus
 from gitops_ml.backends.local import LocalBackend
 from gitops_ml.bundles import bundle
-from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.errors import ExitCode, ServiceError, UserError
 from gitops_ml.execution import Event, EventKind, Ports, Summary, collect, execute
 from gitops_ml.planning import Trial
-from gitops_ml.records import Origin, Outcome
+from gitops_ml.records import Origin, Outcome, Usage
 from gitops_ml.spec import Artifact, Budget, Environment, Metrics, Read, Sweep, Track
 from gitops_ml.storage.folder import FolderStorage
 from tests.fakes.trials import WRITES, Kept, Objects, trial, until
@@ -391,3 +391,95 @@ def _sibling(of: Trial, seed: int) -> Trial:
 
 def _open(folder: Path) -> None:
     (folder / "gate").write_text("go\n")
+
+
+class Waiting:
+    """A backend elsewhere, whose jobs wait until they are submitted for the third time, and then fail."""
+
+    far = True
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.silent = 0
+        self.ended: list[str] = []
+
+    def submit(self, trial: Trial, bundle: Bundle) -> JobStatus:
+        self.asked += 1
+        return self.status(trial.key)
+
+    def status(self, key: str) -> JobStatus:
+        if self.asked < 3:
+            return JobStatus(key=key, state=JobState.WAITING, retry_at=datetime.now(UTC))
+        return JobStatus(key=key, state=JobState.FAILED, reason="exit 1", usage=USAGE)
+
+    def poll(self, keys: Sequence[str]) -> Mapping[str, JobStatus]:
+        if self.silent:
+            self.silent -= 1
+            raise ServiceError("AWS does not answer")
+        return {key: self.status(key) for key in keys} if self.asked else {}
+
+    def logs(self, key: str, *, follow: bool) -> Iterator[str]:
+        return iter(())
+
+    def cancel(self, key: str) -> None:
+        self.ended.append(key)
+        raise ServiceError("AWS does not answer")
+
+
+USAGE = Usage(
+    provider="aws",
+    region="us-east-1",
+    zone="us-east-1a",
+    instance_id="i-1",
+    instance_type="g6.xlarge",
+    market="spot",
+    image="ami-1",
+    usd_per_hour=0.3,
+    price_source="spot price history",
+    price_date="2026-11-26",
+    billed_s=60,
+    final_state="terminated",
+)
+
+
+def test_execute__job_that_waits_for_a_machine__is_asked_for_again(here: Here) -> None:
+    here.backend = Waiting()  # type: ignore[assignment]
+    of = trial("true")
+
+    summary = here.execute(of)
+
+    assert [attempt.reason for attempt in summary.failed] == ["exit 1"]
+    assert summary.failed[0].usage == USAGE
+    assert here.backend.asked == 3  # type: ignore[attr-defined]
+
+
+def test_execute__jobs_elsewhere__are_not_limited_by_this_machine(here: Here) -> None:
+    here.backend = Waiting()  # type: ignore[assignment]
+
+    summary = here.execute(*(trial("true", seed=seed) for seed in range(9)), jobs=1, detach=True)
+
+    assert len(summary.failed) + len(summary.going_on) == 9
+    assert summary.not_started == ()
+
+
+def test_execute__service_that_is_silent_for_a_while__is_borne(here: Here) -> None:
+    here.backend = Waiting()  # type: ignore[assignment]
+    of = trial("true")
+
+    def falls_silent(event: Event) -> None:
+        here.backend.silent = 2  # type: ignore[attr-defined]
+
+    assert len(here.execute(of, on_event=falls_silent).failed) == 1
+
+
+def test_interrupted__job_that_cannot_be_ended__is_said_to_go_on(here: Here) -> None:
+    here.backend = Waiting()  # type: ignore[assignment]
+    of = trial("true")
+
+    def interrupts(_: float) -> None:
+        raise KeyboardInterrupt
+
+    summary = here.execute(of, wait=interrupts)
+
+    assert summary.interrupted
+    assert [one.key for one in summary.going_on] == here.backend.ended == [of.key]  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gitops_ml import markdown, reports, wording
 from gitops_ml.comparison import Change, Comparison, GateResult, Verdict
+from gitops_ml.records import Usage
 from gitops_ml.spec import Gate, Goal
 from tests.fakes import comparisons as fakes
 
@@ -469,3 +470,56 @@ def test_report__is_valid_and_links_its_own_plots():
 
     assert_valid(text, frozenset({"plots/sweep.svg"}))
     assert "(best)" in text
+
+
+USAGE = Usage(
+    provider="aws",
+    region="us-east-1",
+    zone="us-east-1a",
+    instance_id="i-0123<b>",
+    instance_type="g6.xlarge",
+    market="spot",
+    image="ami-1",
+    usd_per_hour=0.3012,
+    price_source="spot price history",
+    price_date="2026-11-26",
+    billed_s=75,
+    final_state="terminated",
+    worst_usd=1.5,
+    tries=("g6.xlarge spot in us-east-1b: InsufficientInstanceCapacity",),
+    idle_share=0.124,
+)
+
+
+def rented():
+    """One trial of this change on a rented machine."""
+    key = fakes.key("head", 0, None)
+    trial = fakes.trial("head", 0, attempt=fakes.attempt(key, usage=USAGE, cost_usd=0.0071))
+    plain = fakes.experiment()
+    points = (dataclasses.replace(plain.points[0], head_trials=(trial,)),)
+    return dataclasses.replace(plain, points=points, head_cost=dataclasses.replace(plain.head_cost, worst_usd=1.5))
+
+
+def test_rented__machine__stands_there_with_its_end_and_its_price():
+    (row,) = wording.rented_rows(rented())
+
+    assert row[1:] == (
+        "i-0123<b>",
+        "g6.xlarge spot",
+        "us-east-1a",
+        "terminated",
+        "1 min 15 s",
+        "0.0071 USD",
+        "0.3012 USD/h (spot price history, 2026-11-26)",
+        "12 %",
+        "1",
+    )
+    text = markdown.report(rented(), {})
+    assert "1 rented machine" in text
+    assert "<b>" not in text
+    assert ("cost at most, as planned", wording.NOTHING, "1.50 USD", "") in wording.costs(rented())
+
+
+def test_rented__nothing__is_not_mentioned():
+    assert wording.rented_rows(fakes.experiment()) == []
+    assert "rented" not in markdown.report(fakes.experiment(), {})

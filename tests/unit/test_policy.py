@@ -29,6 +29,7 @@ from gitops_ml.policy import (
     decide,
     edited_rules,
     held,
+    over_budget,
     policy_from,
     rules_for,
     under_rules,
@@ -500,3 +501,23 @@ def test_docs__policys_example__is_one_that_we_read():
 
     assert [finding for finding in findings if finding.code != "unknown-backend"] == []
     assert project is None or policy_from(project.policy).approvers == "write"
+
+
+def test_decide__one_of_the_machines_is_not_allowed__refuses():
+    spec = experiment(backend="aws-ec2")
+    planned = _planned(spec, "1", instance_type="g6.xlarge", instance_types=("g6.xlarge", "p5.48xlarge"), region="eu")
+    policy = Policy(instance_types=("g6.*",))
+
+    (entry,) = decide(_plan(_entry(spec, planned)), policy, Spent(), APPROVED, backend="local").experiments
+
+    assert entry.ruling is Ruling.REFUSE
+    assert entry.reasons == ("policy does not allow the instance type `p5.48xlarge` (`instance_types`: `g6.*`)",)
+
+
+def test_over_budget__all_trials_together__are_held_to_max_cost():
+    spec = experiment(budget=Budget(max_cost_usd=Decimal(3)))
+    fits = _entry(spec, _planned(spec, "1.5"), _planned(spec, "1.5", 1))
+    over = _entry(spec, _planned(spec, "1.5"), _planned(spec, "1.5", 1), base=(_planned(spec, "0.01", 2),))
+
+    assert over_budget(fits) is None
+    assert over_budget(over) == "it may cost up to 3.01 USD, and its `budget.max_cost` is 3.00 USD"

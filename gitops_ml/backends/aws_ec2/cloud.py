@@ -24,6 +24,7 @@ from gitops_ml.values import dataclass
 
 PRICING_REGION = "us-east-1"
 """The price list is served in a few regions only."""
+SPOT_SOURCE = "spot price history"
 _LAUNCH_READ_S = 15.0
 _NEVER = ("InvalidInstanceID.NotFound", "InvalidVolume.NotFound", "InvalidNetworkInterfaceID.NotFound")
 _T = TypeVar("_T")
@@ -202,9 +203,7 @@ class Cloud:
             for row in (row for page in pages for row in page["SpotPriceHistory"]):
                 place = row["InstanceType"], row["AvailabilityZone"]
                 date = row["Timestamp"].strftime("%Y-%m-%d") if "Timestamp" in row else ""
-                found.setdefault(
-                    place, Price(usd_per_hour=Decimal(row["SpotPrice"]), source="spot price history", date=date)
-                )
+                found.setdefault(place, Price(usd_per_hour=Decimal(row["SpotPrice"]), source=SPOT_SOURCE, date=date))
             return found
 
         with contextlib.suppress(ServiceError, UserError, InvalidOperation):

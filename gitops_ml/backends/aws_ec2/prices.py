@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
 from gitops_ml.backends.aws_ec2.candidates import Market, Price, fitting_types, markets
-from gitops_ml.backends.aws_ec2.catalog import PRICE_REGION, PRICE_SOURCE, InstanceType, catalog
-from gitops_ml.backends.aws_ec2.cloud import Cloud
+from gitops_ml.backends.aws_ec2.catalog import PRICE_REGION, PRICE_SOURCE, catalog
+from gitops_ml.backends.aws_ec2.cloud import SPOT_SOURCE, Cloud
 from gitops_ml.backends.aws_ec2.money import bound, disk_gib, hourly_usd, worst_usd
 from gitops_ml.backends.aws_ec2.settings import Settings
 from gitops_ml.errors import UserError
@@ -70,9 +70,14 @@ def estimate(trial: Trial, settings: Settings, region: str, price_of: Callable[[
     order = markets(experiment.resources, settings)
     names = [one.name for one in types]
     price = price_of(names)
-    found = {(one.name, market): price(one.name, "", market) for one in types for market in _bought(one, order)}
+    found = {
+        (one.name, market): price(one.name, "", market)
+        for market in order
+        for one in types
+        if market is Market.ON_DEMAND or one.spot
+    }
     known = [one for one in found.values() if one is not None]
-    shown = tuple(f"{name} {market}: {one or 'its price is not known'}" for (name, market), one in found.items())
+    shown = tuple(f"{name} {market}: {_shown(one, market)}" for (name, market), one in found.items())
     if not known or len(known) < len(found):
         where = f"in {region}" if region else "without a region"
         missing = ", ".join(dict.fromkeys(name for (name, _), one in found.items() if one is None))
@@ -94,8 +99,10 @@ def estimate(trial: Trial, settings: Settings, region: str, price_of: Callable[[
     )
 
 
-def _bought(one: InstanceType, order: Sequence[Market]) -> list[Market]:
-    return [market for market in order if market is Market.ON_DEMAND or one.spot]
+def _shown(price: Price | None, market: Market) -> str:
+    if price is None:
+        return "its price is not known"
+    return f"at most {price}" if market is Market.SPOT and price.source != SPOT_SOURCE else str(price)
 
 
 def dearest_hourly(prices: Sequence[Price | None], gib: int) -> Decimal | None:
