@@ -72,14 +72,11 @@ class DataCache:
         """Put the file at the target, read-only and verified; what is not here is got."""
         identity = wanted.digest or wanted.identity
         with self._locked(identity, wanted.name):
-            kept = self._kept(wanted)
-            if kept is None:
-                kept = self._got(wanted, identity, get)
-            with contextlib.suppress(FileNotFoundError):  # trimmed in this moment: the next one gets it again
-                os.utime(kept)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            _hand_out(kept, target, alone=self._alone)
+            for _ in range(3):
+                kept = self._kept(wanted) or self._got(wanted, identity, get)
+                if self._handed_out(kept, target, wanted):
+                    return
+        raise DatasetError(f"{wanted.name}: others remove it from the cache as fast as it comes; raise its limit")
 
     def learn(self, name: str, get: Callable[[Path], None]) -> str:
         """Get a file of which nothing is known, keep it, and return its ``sha256:`` digest."""
@@ -118,6 +115,19 @@ class DataCache:
                 if time.time() - partial.stat().st_mtime > _STALE_S:
                     partial.unlink()
 
+    def _handed_out(self, kept: Path, target: Path, wanted: Wanted) -> bool:
+        """Put the file at the target; False: it was trimmed in this moment."""
+        # Trimming respects the lock of the content, which is not yet held for what has another identity.
+        digest = f"{kept.parent.parent.name}:{kept.name}"
+        with contextlib.nullcontext() if wanted.digest else self._locked(digest, wanted.name):
+            if not kept.is_file():
+                return False
+            os.utime(kept)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            _hand_out(kept, target, alone=self._alone)
+            return True
+
     def _kept(self, wanted: Wanted) -> Path | None:
         """Return the file if it is here and still what it was."""
         digest = wanted.digest
@@ -127,12 +137,13 @@ class DataCache:
             if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
                 return None
         path = self._object(digest)
-        if not path.is_file():
+        try:
+            if digest_of(path, digest.partition(":")[0]) == digest:
+                return path
+        except FileNotFoundError:
             return None
-        if digest_of(path, digest.partition(":")[0]) == digest:
-            return path
         self._say(f"{wanted.name}: the cached file was changed, by a training perhaps; it is fetched anew")
-        path.unlink()
+        path.unlink(missing_ok=True)
         return None
 
     def _got(self, wanted: Wanted, identity: str, get: Callable[[Path], None]) -> Path:

@@ -201,6 +201,36 @@ def test_trim__over_the_limit__what_was_used_longest_ago_goes(tmp_path: Path) ->
         cache.place(wanted(b"1" * 100), tmp_path / "b1", no_get)
 
 
+def test_trim__while_others_use_the_cache__takes_nothing_out_of_their_hands(tmp_path: Path) -> None:
+    cache = DataCache(tmp_path / "cache", limit_bytes=0, wait=lambda _: None)
+    over = threading.Event()
+    wrong: list[BaseException] = []
+
+    def trims() -> None:
+        while not over.is_set():
+            cache.trim()
+
+    def uses(number: int) -> None:
+        try:
+            for turn in range(50):
+                one = Wanted(name="s3://b/k", identity=f"s3://b/k version {turn % 3}")
+                cache.place(one, tmp_path / f"t{number}", writes(b"%d" % (turn % 3)))
+                assert (tmp_path / f"t{number}").read_bytes() == b"%d" % (turn % 3)
+        except BaseException as error:  # noqa: BLE001 told to the test below
+            wrong.append(error)
+
+    trimmer = threading.Thread(target=trims)
+    users = [threading.Thread(target=uses, args=(number,)) for number in range(3)]
+    for thread in (trimmer, *users):
+        thread.start()
+    for thread in users:
+        thread.join(60)
+    over.set()
+    trimmer.join(60)
+
+    assert [str(error) for error in wrong if not isinstance(error, DatasetError)] == []
+
+
 def test_trim__file_that_is_being_used__stays(tmp_path: Path) -> None:
     cache = DataCache(tmp_path, limit_bytes=0)
     cache.place(wanted(b"data"), tmp_path / "a", writes(b"data"))
