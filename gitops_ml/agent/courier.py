@@ -132,8 +132,10 @@ def _run(argv: Sequence[str]) -> int:
     )
     storage = opened(args.storage, Path.cwd(), environ)
     courier = Courier(storage, args.key, args.attempt, surroundings)
-    # So a machine is told that it is going down, whoever wants it.
-    signal.signal(signal.SIGTERM, lambda *_: courier.end("preempted", "the machine was shut down", "shutdown"))
+    told = ("preempted", "the machine was shut down", "shutdown")
+    # So a machine is told that it is going down, whoever wants it. In a thread of its own, since the handler may come
+    # in the middle of what `end` does.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=courier.end, args=told, daemon=True).start())
     return courier.run()
 
 
@@ -177,7 +179,9 @@ class Courier:
         self._changed = threading.Event()
         """Something happened that the main thread should look at."""
         self._over = threading.Event()
-        """No thread is needed any more."""
+        """What is done beside the training has to stop."""
+        self._gone = threading.Event()
+        """The result is written: nobody needs to know any more that we live."""
         self._notes: list[str] = []
         self._timings: dict[str, float] = {}
         self._resumed: str | None = None
@@ -413,20 +417,33 @@ class Courier:
         if ending.outcome != "succeeded":
             self._attempt_to("save the last checkpoint", self._save_last)
         self._attempt_to("send the log", self._pieces.push)
-        files = self._send_outputs((result or {}).get("files", ()))
-        if ending.outcome == "preempted" and self._cancelled() is not None:
-            ending = dataclasses.replace(ending, outcome="cancelled", reason="cancelled", cause="cancelled")
+        files: Sequence[Mapping[str, Any]] = ()
+        if ending.outcome == "preempted":  # there is little time, and the next attempt makes them anew
+            ending = self._cancelled_rather(ending)
+        else:
+            files = self._send_outputs((result or {}).get("files", ()))
         if self._keeping is not None and ending.outcome != "preempted":
             self._keeping.join(max(0.0, self._until - 60 - time.monotonic()))
         self._stopwatch("end")
         document = self._document(ending, result or {}, files)
         data = json.dumps(document, sort_keys=True).encode()
         self._patiently(lambda: self._storage.put(self._name("result.json"), data))
+        self._gone.set()
         if ending.outcome == "succeeded":
             try:
                 self._checkpoints.clear()
             except StorageError as error:
                 print(error, file=sys.stderr)
+
+    def _cancelled_rather(self, ending: Ending) -> Ending:
+        """Return how an attempt ended whose machine was shut down: somebody may have wanted that."""
+        try:
+            reason = self._cancelled()
+        except StorageError:
+            return ending
+        if reason is None:
+            return ending
+        return dataclasses.replace(ending, outcome="cancelled", reason=reason or "cancelled", cause="cancelled")
 
     def _document(
         self, ending: Ending, result: Mapping[str, Any], files: Sequence[Mapping[str, Any]]
@@ -478,24 +495,29 @@ class Courier:
 
     def _threads(self) -> list[threading.Thread]:
         pace = self._around.pace
+        # Also while large outputs are sent somebody must see that we live.
+        self._repeat(self._beat, pace.beat, self._gone)
         return [
-            self._repeat(self._beat, pace.beat),
             self._repeat(lambda: self._pieces.push(self._tell), pace.log),
             self._repeat(self._watch, pace.watch),
             self._repeat(self._look_at_gpus, pace.gpu),
             self._repeat(self._save, pace.checkpoint),
         ]
 
-    def _repeat(self, act: Callable[[], None], limits: tuple[float, float]) -> threading.Thread:
+    def _repeat(
+        self, act: Callable[[], None], limits: tuple[float, float], until: threading.Event | None = None
+    ) -> threading.Thread:
+        over = until or self._over
+
         def loop() -> None:
-            while not self._over.is_set():
+            while not over.is_set():
                 try:
                     act()
                 except StorageError as error:
                     self._note(str(error))  # the next round tries again
                 except Exception as error:  # noqa: BLE001 the training goes on without it, and the result says so
                     self._note(f"{type(error).__name__}: {error}")
-                self._over.wait(self._around.pace.pause(limits, time.monotonic() - self._started))
+                over.wait(self._around.pace.pause(limits, time.monotonic() - self._started))
 
         thread = threading.Thread(target=loop, daemon=True)
         thread.start()
@@ -516,14 +538,16 @@ class Courier:
         if self._phase != "ending":
             self._phase = {"running": "training", "collecting": "collecting"}.get(state, self._phase)
         self._beats += 1
+        offset = aws.clock_offset_s()
+        trained_from = status.get("training_started_at")
         beat = Heartbeat(
-            at=time.time() + aws.clock_offset_s(),
+            at=time.time() + offset,
             beat=self._beats,
             phase=self._phase,
             state=state,
             machine=self._machine.get("id", ""),
             progress=status.get("progress", ""),
-            training_started_at=status.get("training_started_at"),
+            training_started_at=None if trained_from is None else trained_from + offset,
             log_bytes=self._pieces.sent_bytes,
             gpus=self._gpus.newest,
             idle_share=self._gpus.idle_share,

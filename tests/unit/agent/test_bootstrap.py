@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from gitops_ml.agent.bootstrap import MAX_BYTES, user_data
 from gitops_ml.storage import opened
 from tests.fakes.far import Attempt, MetadataService, lease_of, metadata_service, submit
 from tests.fakes.s3 import BUCKET, S3, serving
-from tests.fakes.trials import WRITES, trial
+from tests.fakes.trials import WRITES, trial, until
 
 PLACE = f"s3://{BUCKET}/acme/digits"
 LONG = f"s3://{'b' * 63}/training/of/acme/digits?owner=123456789012"
@@ -55,21 +56,22 @@ class Machine:
             **metadata.environ,
         }
 
-    def boot(self, script: str, **environ: str) -> str:
-        """Run the script and return what it printed."""
+    def start(self, script: str) -> subprocess.Popen[str]:
+        """Start the script."""
         file = self._folder / "user-data"
         file.write_text(script)
-        done = subprocess.run(
+        return subprocess.Popen(
             ["sh", str(file)],
-            env=self._environ | environ,
+            env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
-            check=False,
         )
-        return done.stdout
+
+    def boot(self, script: str) -> str:
+        """Run the script and return what it printed."""
+        return self.start(script).communicate(timeout=120)[0]
 
     @property
     def shutdowns(self) -> list[str]:
@@ -170,6 +172,53 @@ def test_user_data__clock_an_hour_off__trains_and_tells_the_right_time(
     assert result["outcome"] == "succeeded"
     assert abs(result["training_started_at"] - right) < 300
     assert abs(result["ended_at"] - right) < 300
+
+
+def test_user_data__credentials_expire_while_training__are_taken_anew(
+    machine: Machine, s3: S3, metadata: MetadataService, tmp_path: Path
+) -> None:
+    storage = opened(PLACE, tmp_path, s3.environ)
+    agent = archive.built()
+    agent.upload(storage)
+    os.mkfifo(tmp_path / "gate")
+    of = trial(f"echo ready; cat {tmp_path}/gate; {WRITES}")
+    attempt = Attempt(storage, of.key)
+    script = machine.start(user_data(submit(storage, of, agent=agent.digest), PLACE, "us-east-1"))
+    until(lambda: attempt.log == "ready\n", seconds=60)
+
+    def strict(request: WSGIEnvironment) -> tuple[int, str, dict[str, str]] | None:
+        return (400, "ExpiredToken", {}) if request.get("HTTP_X_AMZ_SECURITY_TOKEN") == "session" else None
+
+    s3.faults.append(strict)
+    role = "iam/security-credentials/gitops-ml-worker"
+    metadata.values[role] = metadata.values[role].replace('"session"', '"session-2"')
+    (tmp_path / "gate").write_text("go\n")
+    said, _ = script.communicate(timeout=60)
+
+    assert attempt.result is not None, said
+    assert (attempt.result["outcome"], attempt.result["notes"]) == ("succeeded", [])
+    assert attempt.log == "ready\ngo\n"
+
+
+def test_user_data__machine_goes_down__is_preempted_with_what_it_saved(
+    machine: Machine, s3: S3, tmp_path: Path
+) -> None:
+    storage = opened(PLACE, tmp_path, s3.environ)
+    agent = archive.built()
+    agent.upload(storage)
+    of = trial("echo 7 >ckpt/step; echo ready; exec tail -f /dev/null", checkpoints="ckpt")
+    attempt = Attempt(storage, of.key)
+    script = machine.start(user_data(submit(storage, of, agent=agent.digest), PLACE, "us-east-1"))
+    until(lambda: attempt.log == "ready\n", seconds=60)
+
+    # The shell waits; the process below it is what systemd ends first, or at the same time.
+    os.kill(int(Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()[0]), signal.SIGTERM)
+    said, _ = script.communicate(timeout=60)
+
+    assert attempt.result is not None, said
+    assert (attempt.result["outcome"], attempt.result["reason"]) == ("preempted", "the machine was shut down")
+    assert len(list(storage.names(f"jobs/{of.key}/checkpoints/manifests/"))) == 1
+    assert machine.shutdowns == ["-h +10", "-h now"]
 
 
 def test_user_data__agent_of_another_digest__says_so_and_ends(machine: Machine, s3: S3, tmp_path: Path) -> None:

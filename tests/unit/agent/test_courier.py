@@ -204,6 +204,18 @@ def test_run__cancelled__ends_the_training(storage: Storage, tmp_path: Path) -> 
     assert (result["outcome"], result["reason"], result["cause"]) == ("cancelled", "cancelled by ada", "cancelled")
 
 
+def test_run__shut_down_by_who_cancelled__is_cancelled(storage: Storage, tmp_path: Path) -> None:
+    slow = dataclasses.replace(QUICK, watch=(60.0, 60.0))
+    running = Running(storage, submit(storage, waits()), around(tmp_path / "work", ENVIRON, pace=slow))
+    until(lambda: running.attempt.log == "ready\n")
+    storage.put(objects.attempt(running.courier._key, 1, "cancel.json"), b'{"reason": "cancelled by ada"}')
+
+    running.courier.end("preempted", "the machine was shut down", "shutdown")
+    result = running.end()
+
+    assert (result["outcome"], result["reason"]) == ("cancelled", "cancelled by ada")
+
+
 def test_run__cancelled_before_it_began__starts_nothing(storage: Storage, tmp_path: Path) -> None:
     lease = submit(storage, trial("echo never"))
     storage.put(objects.attempt(lease.key, 1, "cancel.json"), b"{}")
@@ -291,6 +303,34 @@ def test_run__storage_refuses_from_the_start__is_given_up(storage: Storage, tmp_
     running = Running(refusing, lease, around(tmp_path / "work", ENVIRON, pace=pace))  # type: ignore[arg-type]
 
     assert until(lambda: running.code) == 1
+
+
+class Slow:
+    """A storage that takes an output only when it has heard two more heartbeats."""
+
+    def __init__(self, storage: Storage, attempt: Attempt) -> None:
+        self._storage = storage
+        self._attempt = attempt
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._storage, name)
+
+    def put_file(self, name: str, file: Path) -> None:
+        first = _beat(self._attempt).beat
+        until(lambda: _beat(self._attempt).beat >= first + 2)
+        self._storage.put_file(name, file)
+
+
+def test_run__outputs_take_long__the_heart_goes_on(storage: Storage, tmp_path: Path) -> None:
+    of = trial(WRITES)
+    lease = submit(storage, of)
+    attempt = Attempt(storage, of.key)
+
+    result = Running(Slow(storage, attempt), lease, around(tmp_path / "work", ENVIRON)).end()  # type: ignore[arg-type]
+
+    assert result["outcome"] == "succeeded"
+    assert _beat(attempt).phase == "ending"
+    assert attempt.get("outputs/out/metrics.json") == b'{"accuracy": 0.5}\n'
 
 
 class Full:
