@@ -136,7 +136,8 @@ def changed(text: bytes, path: str, changes: Changes, record: Record | None = No
         spec["sweep"] = {name: value for name, value in spec["sweep"].items() if name != "confirm"}
         if not any(_size(spec["sweep"].get(form)) for form in ("grid", "list", "random")):
             del spec["sweep"]
-    experiment, findings = load(json.dumps(spec).encode(), path)
+    # JSON is YAML, but for the two halves that it makes of a character beyond 16 bits.
+    experiment, findings = load(json.dumps(spec, ensure_ascii=False).encode(), path)
     if experiment is None:
         errors = [finding for finding in findings if finding.severity is Severity.ERROR]
         said = "; ".join(f"{finding.message} [{finding.code}]" for finding in errors)

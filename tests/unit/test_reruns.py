@@ -4,6 +4,8 @@ import dataclasses
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gitops_ml import reruns
 from gitops_ml.errors import UserError
@@ -46,6 +48,15 @@ def test_data_change__every_form__is_taken_apart_at_the_right_place(text, uri, v
     assert reruns.data_change(text) == DataChange(name="train", uri=uri, version=version)
 
 
+@given(st.text(max_size=40))
+def test_data_change__any_text__is_a_change_or_a_usage_error(text):
+    try:
+        found = reruns.data_change(text)
+    except UserError:
+        return
+    assert text == f"{found.name}={found.uri}" + ("" if found.version is None else f"@{found.version}")
+
+
 def test_changed__nothing__is_the_spec():
     found = changed()
 
@@ -61,6 +72,16 @@ def test_changed__values__are_read_as_in_a_spec_but_texts_stay_texts():
 
     assert dict(found.params) == {"lr": 0.01, "act": "1", "layers": (8,)}
     assert (found.seeds, found.backend) == ((7,), "local")
+
+
+@pytest.mark.parametrize("text", ["🙂", 'é \\ "quoted" # no comment', "- x: {y}", "~", "1e-5", "", "yes", "a\tb\nc"])
+def test_changed__any_text_of_the_spec__stays_what_it_is(text):
+    spec = {**SPEC, "params": {"act": text, "tiny": 1e-05, "huge": 1e22}, "labels": {"team": text}}
+
+    found = reruns.changed(json.dumps(spec, ensure_ascii=False).encode(), "spec.yaml", Changes())
+
+    assert dict(found.params) == {"act": text, "tiny": 1e-05, "huge": 1e22}
+    assert found.labels["team"] == text
 
 
 def test_changed__a_commit_as_the_version_of_a_path__is_not_written_into_the_spec():
