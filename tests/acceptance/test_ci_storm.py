@@ -1,5 +1,6 @@
 """Many pushes to many changes, with jobs that are killed: what is said in the end is right, and nothing is lost."""
 
+import dataclasses
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -13,7 +14,7 @@ from typing import Any
 from gitops_ml.errors import ExitCode
 from gitops_ml.main import main
 from gitops_ml.tools import Tools
-from tests.fakes.ci_jobs import World, pull_payload
+from tests.fakes.ci_jobs import HOME, Result, World, pull_payload
 from tests.fakes.github import FakeGitHub, Pull, Token
 from tests.fakes.repositories import ENVIRON, git
 from tests.fakes.server import Call
@@ -119,6 +120,14 @@ class _Storm:
         process.start()
         return job
 
+    def reconcile(self, run: int) -> Result:
+        fake = self.fake
+        environ = {"GITHUB_API_URL": fake.url, "GITHUB_REPOSITORY": fake.repository, "GITHUB_TOKEN": "ghs_canary0"}
+        environ |= {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_RUN_ID": str(run)}
+        words = ("--forge", "github")
+        payload = {"repository": HOME}
+        return self.world.ci("schedule", payload, *words, command="reconcile", **environ)
+
     def wait(self, fewer_than: int) -> None:
         """Wait until fewer jobs than that are alive."""
         while len(alive := [job for job in self.jobs if job.process.is_alive()]) >= fewer_than:
@@ -136,6 +145,9 @@ def test_ci__50_pushes_to_10_changes_with_jobs_killed__each_comment_is_of_its_ne
             storm.wait(AT_A_TIME)
             storm.push(number)
         storm.wait(1)
+        said = [dataclasses.replace(comment) for comment in fake.comments]
+        fake.runs = {job.number: "completed" for job in storm.jobs}
+        swept, again = (storm.reconcile(number) for number in (9001, 9002))
 
     logs = {job.number: (tmp_path / f"log{job.number}").read_text() for job in storm.jobs}
     finished = [job for job in storm.jobs if job.process.exitcode == ExitCode.OK]
@@ -147,10 +159,23 @@ def test_ci__50_pushes_to_10_changes_with_jobs_killed__each_comment_is_of_its_ne
     reports = [path for path in world.ledger() if path.startswith("reports/digits/") and path.endswith("report.json")]
     assert [job.head for job in finished if not any(job.head[:12] in path for path in reports)] == []
     for pull in pulls:
-        comments = [comment for comment in fake.comments if comment.pull == pull]
+        comments = [comment for comment in said if comment.pull == pull]
         mine = [job for job in storm.jobs if job.pull == pull]
         newest = max((job.number for job in finished if job.pull == pull), default=0)
         # Of a job that was killed after it had spoken the word stands too: it is the newer one.
         fitting = [job.head for job in mine if job.number == newest or (job.killed and job.number > newest)]
         assert len(comments) == (1 if newest else len(comments)) <= 1, pull
         assert all(any(head[:12] in comment.body for head in fitting) for comment in comments), pull
+
+    # One look afterwards: whatever was killed, nothing waits for ever, and what is known is said once.
+    assert (swept.code, again.code) == (ExitCode.OK, ExitCode.OK), swept.err + again.err
+    assert "published" not in again.out
+    for pull in pulls:
+        head = fake.pulls[pull].head
+        states = [one["state"] for one in fake.statuses if one["sha"] == head]
+        bodies = [comment.body for comment in fake.comments if comment.pull == pull]
+        assert states[-1:] != ["pending"], pull
+        assert len(bodies) <= 1, pull
+        if any(head[:12] in path for path in reports):
+            assert states[-1:] == ["success"], pull
+            assert head[:12] in bodies[0], pull

@@ -158,6 +158,14 @@ def test_run_is_over__running_ended_and_a_foreign_link(remote):
     assert forge.run_is_over(f"{url}/../../secrets") is None
 
 
+def test_run_is_over__token_without_the_permission__names_it(tmp_path):
+    with place("github", tmp_path) as there:
+        there.set_run(11, over=False)
+        there.fake.tokens["ghs_canary0"].may = frozenset({"statuses"})
+        with pytest.raises(CannotPublishError, match="needs `actions: read`"):
+            there.forge().run_is_over(context(there.environ(run=11)).whole_run_url)
+
+
 def test_set_status__of_a_status_that_was_read__stays_in_its_pipeline(tmp_path):
     with place("gitlab", tmp_path) as there:
         there.forge(run=5).set_status(HEAD, context="gitops-ml/x", state=State.PENDING, text="training", url=None)
