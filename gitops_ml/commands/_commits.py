@@ -1,5 +1,7 @@
 """Commits by their id, also those whose branch is gone: ``report --push`` leaves them on the remote."""
 
+import re
+
 from gitops_ml.errors import ServiceError
 from gitops_ml.tools import Tools
 
@@ -9,7 +11,7 @@ def obtained(commit: str, tools: Tools, *, offline: bool) -> str | None:
     repository, remote = tools.repository, tools.project.ledger.remote
     if (here := repository.resolve(commit)) is not None:
         return here
-    if offline or repository.remote_url(remote) is None:
+    if offline or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit) or repository.remote_url(remote) is None:
         return None
     try:
         if (kept := repository.fetch(remote, f"refs/gitops-ml/commits/{commit}")) is not None:

@@ -160,7 +160,9 @@ def _named(name: str, tools: Tools, *, offline: bool) -> tuple[Record | None, st
     if keys and (commit is not None or len(keys) > 1):
         others = f"commit {commit[:12]} and " if commit is not None else ""
         raise UserError(f"`{name}` is the start of {others}{_records(keys)}; give more of it")
-    record = tools.results.records(keys)[keys[0]] if keys else None
+    record = tools.results.records(keys).get(keys[0]) if keys else None
+    if keys and record is None:
+        raise UserError(f"the record {keys[0][:12]} cannot be read, so it is not known what it was trained with")
     wanted = record.commit if record is not None else commit
     if wanted is None:
         raise UserError(f"`{name}` is no commit and no start of a record's key; `gitops-ml log` shows both")
@@ -236,7 +238,7 @@ def _rerun(
     )
     text = tree.read(tree.files[experiment.path].oid)
     with_changes = reruns.changed(text, experiment.path, changes, record)
-    data_from, dirty = _changed_data(with_changes, changes, tools)
+    data_from, dirty = _changed_data(with_changes, changes, tools, offline=args.offline)
     if record is None:
         planned = reruns.first_repeats(side_trials(experiment, tree, specs.paths, situation))
         known = reruns.originals(planned, _candidates(planned, tools))
@@ -277,7 +279,9 @@ def _candidates(planned: Sequence[Trial], tools: Tools) -> Sequence[Record]:
 # Data of another time
 
 
-def _changed_data(experiment: Experiment, changes: Changes, tools: Tools) -> tuple[Mapping[str, Tree], bool]:
+def _changed_data(
+    experiment: Experiment, changes: Changes, tools: Tools, *, offline: bool
+) -> tuple[Mapping[str, Tree], bool]:
     """Return the trees that hold changed data of the repository, and whether some of it is in no commit."""
     found: dict[str, Tree] = {}
     dirty = False
@@ -289,7 +293,7 @@ def _changed_data(experiment: Experiment, changes: Changes, tools: Tools) -> tup
             found[entry.name], uncommitted = _todays_data(entry, experiment, change, tools)
             dirty = dirty or uncommitted
             continue
-        commit = obtained(change.version or "", tools, offline=True)
+        commit = obtained(change.version or "", tools, offline=offline)
         if commit is None:
             raise UserError(
                 f"--data {entry.name}: `{change.version}` names no commit here; data in the repository is given as "
@@ -303,7 +307,8 @@ def _todays_data(entry: Data, experiment: Experiment, change: DataChange, tools:
     """Return HEAD's tree or, if that is asked for, the work tree's, and whether the data there is in no commit."""
     path = inside(entry.uri, experiment.workdir)
     head = tools.repository.head().commit
-    assert head is not None  # there is a commit to rerun
+    if head is None:
+        raise UserError(f"--data {entry.name}: nothing is checked out here; give PATH@COMMIT")
     committed = tools.repository.tree(head, "HEAD")
     lying = tools.repository.work_tree((path, f"{path}/**", *dvc_files(path))) or committed
     before, now = (reruns.pin_there(entry, experiment, tree) for tree in (committed, lying))

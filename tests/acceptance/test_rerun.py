@@ -400,6 +400,28 @@ def test_rerun__record_of_uncommitted_code__says_what_is_missing(work, call):
     )
 
 
+def test_rerun__record_that_cannot_be_read__is_named(work, call):
+    key = "ab" * 32
+    write(work, {f".gitops-ml/results/records/ab/{key}/record.json": "{"})
+
+    said = call(work, "rerun", key[:8], code=2)
+
+    assert said.err.splitlines()[-1] == (
+        "the record abababababab cannot be read, so it is not known what it was trained with"
+    )
+
+
+def test_rerun__nothing_checked_out__asks_for_a_commit(work, call):
+    first = git(work, "rev-parse", "HEAD")
+    git(work, "switch", "-q", "--orphan", "empty")
+
+    said = call(work, "rerun", first, "--data", "train=data/train.txt", code=2)
+    fine = rerun(call, work, first, "--data", f"train=@{first}", "--seed", "0")
+
+    assert said.err == "--data train: nothing is checked out here; give PATH@COMMIT\n"
+    assert len(fine["keys"]) == 1
+
+
 def test_report_push__records_of_several_commits__keeps_them_all(remote, work, call):
     call(work, "run")
     first = git(work, "rev-parse", "HEAD")
