@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.util
 import io
+import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -104,10 +105,14 @@ def _below(place: Path, name: str) -> Iterator[tuple[str, bytes]]:
     if place.is_file():
         yield name, place.read_bytes()
         return
-    for file in place.rglob("*"):
-        path = f"{name}/{file.relative_to(place).as_posix()}"
-        if _wanted(path) and file.is_file():
-            yield path, file.read_bytes()
+    for folder, folders, files in os.walk(place):
+        inside = name + folder[len(str(place)) :].replace(os.sep, "/")
+        if inside == "botocore/data":  # thousands of folders for services that nobody talks to
+            folders[:] = [service for service in folders if service in _SERVICES]
+        for file in files:
+            path = f"{inside}/{file}"
+            if _wanted(path):
+                yield path, Path(folder, file).read_bytes()
 
 
 def _wanted(path: str) -> bool:
