@@ -29,12 +29,13 @@ class DvcDataset:
 
     def __init__(self, outside: Outside, source: Mapping[str, str]) -> None:
         self._outside = outside
-        self._source = source
         self._cache = outside.cache
         self._md5 = source.get("md5", "")
         self._layout = source.get("layout", "")
         self._remote = source.get("remote", "").rstrip("/")
         self._web = Web(outside)
+        # One for all files: a client takes longer to make than a small file to fetch.
+        self._s3 = S3Dataset(outside, source if self._remote.startswith("s3://") else {})
 
     def resolve(self, uri: str, *, like: str = "") -> str:  # noqa: ARG002 DVC's file says it
         """Return what DVC's file says."""
@@ -74,7 +75,7 @@ class DvcDataset:
             raise DatasetError(".dvc/config names no remote to get it from: dvc remote add")
         place = f"{remote}/{path}"
         if remote.startswith("s3://"):
-            S3Dataset(self._outside, self._source).download(place, file, None)
+            self._s3.download(place, file, None)
         elif remote.startswith(("https://", "http://")):
             self._web.download(place, file)
         elif "://" in remote:

@@ -30,6 +30,10 @@ from gitops_ml.datasets.base import (
 from gitops_ml.datasets.web import refuse_reserved
 from gitops_ml.pins import Pin, pin_from
 
+_SMALL_BYTES = 8 << 20
+"""From here on boto3 reads several parts at once."""
+_TRIES = 5
+
 
 class S3Dataset:
     """Objects of a bucket."""
@@ -84,22 +88,59 @@ class S3Dataset:
             path, size, tag = entry
             one = uri + path
             wanted = Wanted(name=one, identity=f"{one} {tag}", size_bytes=size)
-            self._cache.place(wanted, below(folder, path), lambda file: self.download(one, file, None, tag=tag))
+            get = self._download_small if size <= _SMALL_BYTES else self._download_large
+            self._cache.place(wanted, below(folder, path), lambda file: get(one, file, tag))
 
         all_at_once(bring, entries)
         return folder
 
-    def download(self, uri: str, file: Path, version_id: str | None, *, tag: str = "") -> None:
-        """Write the object into the file; ``tag``: the ``etag:`` that it must have.
+    def download(self, uri: str, file: Path, version_id: str | None) -> None:
+        """Write the object into the file.
 
         Raises:
-            DatasetError: missing, refused, not reachable, or changed while it was read.
+            DatasetError: missing, refused, or not reachable.
         """
         bucket, key = _parts(uri)
         which = {"VersionId": version_id} if version_id else {}
         # boto3 reads large objects in parts, several at once, and repeats what was torn.
         self._asked(uri, "download_file", bucket, key, str(file), ExtraArgs=which, Callback=self._ticking())
-        if tag and (now := _tag(self._asked(uri, "head_object", Bucket=bucket, Key=key))) != tag:
+
+    def _download_large(self, uri: str, file: Path, tag: str) -> None:
+        """Write the object, which must have the ``etag:`` still when all of it is here."""
+        self.download(uri, file, None)
+        self._judge(uri, tag)
+
+    def _download_small(self, uri: str, file: Path, tag: str) -> None:
+        """Write the object, which must have the ``etag:``, by one request; of many files that is what takes time."""
+        bucket, key = _parts(uri)
+        for number in range(1, _TRIES + 1):
+            try:
+                answer = self._asked(uri, "get_object", Bucket=bucket, Key=key, IfMatch=tag.removeprefix("etag:"))
+                content = self._whole(uri, answer)
+            except UnreachableError:  # the answer began, and was torn
+                if number == _TRIES:
+                    raise
+                self._outside.wait(2.0**number)
+            except DatasetError:
+                self._judge(uri, tag)
+                raise
+            else:
+                file.write_bytes(content)
+                return
+
+    def _whole(self, uri: str, answer: Mapping[str, Any]) -> bytes:
+        from botocore.exceptions import BotoCoreError
+
+        self._outside.wait(0)
+        try:
+            return bytes(answer["Body"].read())
+        except (BotoCoreError, OSError) as error:
+            raise UnreachableError(f"{uri}: {error}") from error
+
+    def _judge(self, uri: str, tag: str) -> None:
+        """Refuse an object that has another ETag by now."""
+        bucket, key = _parts(uri)
+        if (now := _tag(self._asked(uri, "head_object", Bucket=bucket, Key=key))) != tag:
             raise changed(uri, now, tag)
 
     def _ticking(self) -> Callable[[int], None]:

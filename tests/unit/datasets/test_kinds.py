@@ -333,6 +333,52 @@ def test_s3__key_leads_out_of_the_folder__is_refused(s3: S3, tmp_path: Path) -> 
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.mark.parametrize("size", [10, 9 << 20])
+def test_s3__object_changes_between_list_and_download__is_refused_with_both_tags(
+    s3: S3, tmp_path: Path, size: int
+) -> None:
+    client = s3.client()
+    client.create_bucket(Bucket=f"moving-{size}")
+    client.put_object(Bucket=f"moving-{size}", Key="all/x", Body=b"1" * size)
+    uri = f"s3://moving-{size}/all/"
+    data = dataset(tmp_path, uri, s3.environ)
+    pin = data.resolve(uri)
+    asked: list[str] = []
+
+    def changes(environ: Mapping[str, object]) -> None:
+        asked.append(str(environ["REQUEST_METHOD"]))
+        if "list-type" not in str(environ["QUERY_STRING"]) and environ["REQUEST_METHOD"] != "PUT" and s3.faults:
+            s3.faults.clear()
+            client.put_object(Bucket=f"moving-{size}", Key="all/x", Body=b"2" * size)
+
+    s3.faults.append(changes)
+    try:
+        with pytest.raises(DatasetError) as refused:
+            data.fetch(uri, pin, tmp_path / "trial")
+    finally:
+        s3.faults.clear()
+
+    old, new = (hashlib.md5(digit * size).hexdigest() for digit in (b"1", b"2"))
+    words = "is pinned; if the change is meant, take it with `gitops-ml lock --update`"
+    assert str(refused.value) == f"{uri}x is etag:{new}, but etag:{old} {words}"
+
+
+def test_s3__many_small_objects__one_request_each(s3: S3, tmp_path: Path) -> None:
+    client = s3.client()
+    client.create_bucket(Bucket="many")
+    for number in range(30):
+        client.put_object(Bucket="many", Key=f"all/{number}", Body=b"%d" % number)
+    uri = "s3://many/all/"
+    data = dataset(tmp_path, uri, s3.environ)
+    pin = data.resolve(uri)
+    s3.requests.clear()
+
+    found = data.fetch(uri, pin, tmp_path / "trial")
+
+    assert {file.name: file.read_text() for file in found.iterdir()} == {str(n): str(n) for n in range(30)}
+    assert len([path for _, path in s3.requests if "list-type" not in path]) == 30
+
+
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
