@@ -10,7 +10,6 @@ import pytest
 
 from gitops_ml.aws import client
 from tests.fakes.aws import Cloud
-from tests.fakes.aws.machines import faketime
 from tests.fakes.trials import until
 
 PROFILE = {"Name": "gitops-ml-worker"}
@@ -18,7 +17,7 @@ PROFILE = {"Name": "gitops-ml-worker"}
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Iterator[Cloud]:
-    with Cloud(tmp_path / "machines", minute_s=0.05) as cloud:
+    with Cloud(tmp_path / "machines", minute_s=60) as cloud:
         yield cloud
         assert cloud.violations == []
 
@@ -67,11 +66,24 @@ def test_machine__user_data__runs_until_it_shuts_down(cloud):
     assert cloud.processes(identity) == []
 
 
-def test_machine__dead_man__ends_a_hung_script(cloud):
-    identity = launch(cloud, "shutdown -h +20\n(setsid sleep 600 &)\nsleep 600\n")
+def test_machine__gpus__are_those_of_its_type_until_one_is_lost(cloud):
+    asks = "nvidia-smi --query-gpu=index,uuid,name --format=csv,noheader"
+    identity = launch(
+        cloud, f"{asks}\nwhile {asks} >/dev/null; do sleep 0.1; done\necho lost\n", InstanceType="g5.12xlarge"
+    )
 
-    assert ended(cloud, identity) == "Client.InstanceInitiatedShutdown"
-    assert cloud.processes(identity) == []
+    until(lambda: len(cloud.console(identity).splitlines()) == 4)
+    assert cloud.console(identity).splitlines()[3] == "3, GPU-00000000-0000-0000-0000-000000000003, NVIDIA A10G"
+    cloud.lose_gpu(identity)
+    until(lambda: cloud.console(identity).endswith("lost\n"))
+
+
+def test_machine__dead_man__ends_a_hung_script(tmp_path):
+    with Cloud(tmp_path / "machines", minute_s=0.05) as cloud:
+        identity = launch(cloud, "shutdown -h +20\n(setsid sleep 600 &)\nsleep 600\n")
+
+        assert ended(cloud, identity) == "Client.InstanceInitiatedShutdown"
+        assert cloud.processes(identity) == []
 
 
 def test_machine__script_ends__goes_on_costing_money(cloud):
@@ -151,15 +163,24 @@ def test_machine__terminated_by_the_caller__says_who_did_it(cloud):
     assert found["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
 
 
-def test_machine__clock_set_wrong__is_what_the_machine_sees(cloud):
-    if faketime() is None:
-        pytest.skip("a wrong clock needs libfaketime (Debian: apt-get install faketime)")
+def test_machine__clock_set_wrong__is_what_python_sees(cloud):
     cloud.skew(3600)
-    identity = launch(cloud, "date +%s\nshutdown -h now\n")
+    script = "import time, datetime; print(time.time(), datetime.datetime.now().timestamp())"
+    identity = launch(cloud, f'python3 -c "{script}"\nshutdown -h now\n')
 
     ended(cloud, identity)
 
-    assert 3500 < int(cloud.console(identity)) - cloud.instances()[0].launched_at < 3700
+    for seen in cloud.console(identity).split():
+        assert 3500 < float(seen) - cloud.instances()[0].launched_at < 3700
+
+
+def test_machine__deadline__can_be_let_come(cloud):
+    identity = launch(cloud, "shutdown -h +45\necho up\nsleep 600\n")
+    until(lambda: cloud.console(identity) == "up\n")
+
+    assert cloud.pass_deadline(identity) == 45
+
+    assert ended(cloud, identity) == "Client.InstanceInitiatedShutdown"
 
 
 def test_token__repeated__is_the_same_instance(cloud):

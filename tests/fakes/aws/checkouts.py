@@ -15,7 +15,7 @@ from typing import Any
 from gitops_ml.main import main
 from gitops_ml.tools import Tools
 from tests.fakes.aws.cloud import Cloud, base_python
-from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository, write
+from tests.fakes.repositories import ENVIRON, clone, commit, git, make_remote, make_repository, write
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIMIT_S = 120
@@ -50,7 +50,7 @@ pathlib.Path("out/metrics.json").write_text(json.dumps({"accuracy": state["weigh
 
 SPEC = """
 version: 1
-name: digits
+name: {name}
 run: python3 train.py {gate}
 code: {{include: [train.py]}}
 environment: {{python: "{python}"{environment}}}
@@ -64,6 +64,12 @@ metrics:
 """
 
 _SLOW_TO_LOAD = ("boto3", "botocore.session", "botocore.signers", "gitops_ml.commands.run", "numpy")
+
+
+# What ssh is to git: runs the other side's program where its repositories are.
+_SSH = """#!/bin/sh
+cd "$(dirname "$0")" && shift && exec sh -c "$*"
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +87,24 @@ class Checkout:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.cloud = cloud
-        self.remote = make_remote(folder / "digits.git")
+        (folder / "forge" / "acme").mkdir(parents=True)
+        self.remote = make_remote(folder / "forge" / "acme" / "digits.git")
         self.gate = folder / "gate"
         project = PROJECT.format(bucket=cloud.bucket, types=types, more=settings)
         files = {"gitops-ml.yaml": project.lstrip(), "train.py": TRAIN.lstrip(), ".gitignore": ".gitops-ml/\nout/\n"}
         self.top = make_repository(folder / "clone", files, remote=self.remote)
-        self.environ = {**ENVIRON, **cloud.environ, "HOME": str(folder), "USER": "dana"}
+        self._name(self.top)
+        shell = folder / "forge" / "ssh"
+        shell.write_text(_SSH)
+        shell.chmod(0o755)
+        self.environ = {
+            **ENVIRON,
+            **cloud.environ,
+            "HOME": str(folder),
+            "USER": "dana",
+            "GIT_SSH_COMMAND": str(shell),
+            "GIT_SSH_VARIANT": "simple",
+        }
         for name in list(self.environ):
             if name.startswith(("GITHUB_", "GITLAB_", "CI_")) or name == "CI":
                 del self.environ[name]
@@ -94,6 +112,7 @@ class Checkout:
 
     def experiment(
         self,
+        name: str = "digits",
         *,
         lr: float = 0.1,
         seeds: str = "0",
@@ -101,8 +120,9 @@ class Checkout:
         budget: str = "max_duration: 10m, max_wait: 1m, max_cost: 100 USD",
         environment: str = "",
     ) -> None:
-        """Write the spec, commit and push it."""
+        """Write the spec; it has to be committed."""
         text = SPEC.format(
+            name=name,
             gate=self.gate,
             python=PYTHON,
             lr=lr,
@@ -111,12 +131,24 @@ class Checkout:
             budget=budget,
             environment=environment,
         )
-        self.commit({"experiment.yaml": text.lstrip()})
+        self.write({f"experiments/{name}.yaml": text.lstrip()})
 
-    def commit(self, files: Mapping[str, str | bytes]) -> str:
-        head = commit(self.top, files)
+    def commit(self, files: Mapping[str, str | bytes] | None = None) -> str:
+        """Commit and push what is there, and these files."""
+        head = commit(self.top, files or {})
         git(self.top, "push", "-q", "origin", "HEAD")
         return head
+
+    def clone(self, name: str) -> Path:
+        """Return a further clone, as another CI job has it."""
+        place = clone(self.remote, self.folder / name)
+        self._name(place)
+        return place
+
+    def _name(self, place: Path) -> None:
+        """Let the remote be acme/digits on a forge; we ourselves push without its help."""
+        git(place, "remote", "set-url", "--push", "origin", self.remote.as_uri())
+        git(place, "remote", "set-url", "origin", "git@forge.invalid:acme/digits.git")
 
     def write(self, files: Mapping[str, str | bytes]) -> None:
         write(self.top, files)
@@ -140,11 +172,11 @@ class Checkout:
         assert code != 3, said.getvalue()
         return Said(code, said.getvalue())
 
-    def start(self, *words: str, **more: str) -> "Command":
-        """Start a command in a process of its own."""
+    def start(self, *words: str, place: Path | None = None, **more: str) -> "Command":
+        """Start a command in a process of its own, perhaps in another clone."""
         self._number += 1
         log = self.folder / f"said-{self._number}"
-        return Command(self.top, {**self.environ, **more}, words, log)
+        return Command(place or self.top, {**self.environ, **more}, words, log)
 
     def run(self, *words: str, **more: str) -> Said:
         """Run a command in a process of its own, to its end."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -56,6 +57,7 @@ class Call:
     region: str
     who: str
     status: int | None
+    at: float
     fault: str | None = None
     zone: str | None = None
     type: str | None = None
@@ -86,6 +88,7 @@ class Cloud:
         folder: where machines have their disks.
         execute: run the instances' user data.
         minute_s: how long a minute of the machines' ``shutdown`` lasts.
+        nap_s: how long the machines' Python sleeps at most when it is told to.
         python: what machines find as ``python3``; by default an interpreter with nothing but its standard library.
         machine_environ: what else machines find in their environment.
     """
@@ -98,6 +101,7 @@ class Cloud:
         *,
         execute: bool = True,
         minute_s: float = 60,
+        nap_s: float | None = None,
         python: Path | None = None,
         machine_environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -105,6 +109,7 @@ class Cloud:
             "folder": str(folder),
             "execute": execute,
             "minute_s": minute_s,
+            "nap_s": nap_s,
             "python": str(python or base_python()),
             "machine_environ": dict(machine_environ or {}),
         }
@@ -245,7 +250,21 @@ class Cloud:
 
     def kill(self, identity: str, pattern: str) -> Sequence[str]:
         """Send SIGKILL to a machine's processes whose arguments match; returns their arguments."""
-        return list(self.tell("kill", identity=identity, pattern=pattern))
+        return list(self.tell("kill", identity=identity, pattern=pattern, number=int(signal.SIGKILL)))
+
+    def freeze(self, identity: str) -> None:
+        """Stop all processes of a machine, as a wedged kernel does."""
+        self.tell("kill", identity=identity, pattern="", number=int(signal.SIGSTOP))
+
+    def pass_deadline(self, identity: str) -> float:
+        """Let the time come at which a machine is scheduled to shut down; returns in how many minutes that was."""
+        minutes = self.tell("pass_deadline", identity=identity)
+        assert minutes is not None, f"{identity} is not scheduled to shut down"
+        return float(minutes)
+
+    def lose_gpu(self, identity: str) -> None:
+        """Let a machine's driver say that its GPU is lost."""
+        self.tell("lose_gpu", identity=identity)
 
     def processes(self, identity: str) -> Sequence[str]:
         """Return the argument lists of a machine's processes."""
@@ -278,6 +297,10 @@ class Cloud:
     def settings(self, *, quotas: Mapping[str, float] | None = None, prices: Mapping[str, float] | None = None) -> None:
         """Set quotas (code -> vCPUs) and prices (type, or ``spot TYPE ZONE`` -> USD per hour)."""
         self.tell("settings", quotas=dict(quotas or {}), prices=dict(prices or {}))
+
+    def names(self, prefix: str = "") -> Sequence[str]:
+        """Return the names of what is in the bucket, sorted."""
+        return list(self.tell("names", prefix=prefix))
 
     def objects(self, prefix: str = "") -> Mapping[str, bytes]:
         """Return what is in the bucket."""

@@ -15,18 +15,58 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 _SPACES = ("unshare", "--pid", "--fork", "--mount", "--uts", "--kill-child", "--mount-proc")
-_LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime")
 _PRIVATE = ("/opt", "/mnt", "/srv", "/var/tmp")
 
 _SHUTDOWN = """#!/bin/sh
 printf '%s %s\\n' "${0##*/}" "$*" >"$FAKE_MACHINE/power"
+"""
+
+_NAPS = """
+import time
+
+_sleep = time.sleep
+time.sleep = lambda seconds: _sleep(min(seconds, NAP))
+"""
+
+_CLOCK = """
+import datetime, time
+
+class _Kind(type(datetime.datetime)):
+    def __instancecheck__(cls, value):
+        return isinstance(value, _real)
+
+class _Clock(datetime.datetime, metaclass=_Kind):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(seconds=SKEW)
+
+    @classmethod
+    def utcnow(cls):
+        return cls.now(datetime.timezone.utc).replace(tzinfo=None)
+
+_real, _time, _gmtime, _localtime, _strftime = (
+    datetime.datetime, time.time, time.gmtime, time.localtime, time.strftime
+)
+datetime.datetime = _Clock
+time.time = lambda: _time() + SKEW
+time.time_ns = lambda: int(time.time() * 1e9)
+time.gmtime = lambda seconds=None: _gmtime(time.time() if seconds is None else seconds)
+time.localtime = lambda seconds=None: _localtime(time.time() if seconds is None else seconds)
+time.strftime = lambda how, at=None: _strftime(how, time.localtime() if at is None else at)
+"""
+
+_NVIDIA_SMI = """#!/bin/sh
+if [ -e "$FAKE_MACHINE/gpu-lost" ]; then
+  echo "Unable to determine the device handle for GPU0000:00:1E.0: Unknown Error" && exit 15
+fi
+fields=${1#--query-gpu=}
 """
 
 _BOOT = """#!/bin/sh
@@ -56,11 +96,6 @@ def spaces() -> bool:
     return done.returncode == 0
 
 
-def faketime() -> Path | None:
-    """Return the library that shows a wrong clock, if it is installed."""
-    return next((file for place in _LIBRARIES if (file := Path(place, "libfaketime.so.1")).is_file()), None)
-
-
 class Machine:
     """One machine. ``ended`` is called once when it powered itself off."""
 
@@ -72,11 +107,13 @@ class Machine:
         user_data: bytes,
         environ: Mapping[str, str],
         python: Path,
+        gpus: Sequence[tuple[str, int]],
         facts: Mapping[str, str],
         credentials: Callable[[], Mapping[str, str] | None],
         ended: Callable[[], None],
         minute_s: float,
         skew_s: float,
+        nap_s: float | None,
     ) -> None:
         self.identity = identity
         self.folder = folder
@@ -85,13 +122,16 @@ class Machine:
         self._ended = ended
         self._minute_s = minute_s
         self._skew_s = skew_s
+        self._nap_s = nap_s
         self._environ = environ
         self._user_data = user_data
         self._python = python
+        self._gpus = gpus
         self._timer: threading.Timer | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._dead = False
+        self._minutes = 0.0
         self.notice_at: float | None = None
 
     def start(self) -> None:
@@ -105,10 +145,17 @@ class Machine:
             tool = self.folder / "bin" / name
             tool.write_text(_SHUTDOWN)
             tool.chmod(0o755)
+        python = self._python
+        if self._skew_s or self._nap_s is not None:
+            python = _with_clock(python, self._skew_s, self._nap_s, self.folder / "python")
         for name in ("python3", f"python3.{sys.version_info.minor}"):
             # Not a link: through one a virtual environment does not find itself.
             tool = self.folder / "bin" / name
-            tool.write_text(f'#!/bin/sh\nexec "{self._python}" "$@"\n')
+            tool.write_text(f'#!/bin/sh\nexec "{python}" "$@"\n')
+            tool.chmod(0o755)
+        if self._gpus:
+            tool = self.folder / "bin" / "nvidia-smi"
+            tool.write_text(_nvidia_smi(self._gpus))
             tool.chmod(0o755)
         boot = self.folder / "boot"
         boot.write_text(_BOOT)
@@ -128,16 +175,6 @@ class Machine:
             "FAKE_PRIVATE": " ".join(place for place in _PRIVATE if not str(self.folder).startswith(f"{place}/")),
             **self._environ,
         }
-        if self._skew_s:
-            library = faketime()
-            if library is None:
-                raise RuntimeError("a wrong clock needs libfaketime (Debian: apt-get install faketime)")
-            environ |= {
-                "LD_PRELOAD": str(library),
-                "FAKETIME": f"{self._skew_s:+.0f}s",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_NO_CACHE": "1",
-            }
         threading.Thread(target=self._listen, daemon=True).start()
         prefix = _SPACES if spaces() else ()
         self._process = subprocess.Popen(
@@ -170,13 +207,27 @@ class Machine:
                 _kill_marked(f"FAKE_MACHINE={self.folder}")
         self._metadata.close()
 
-    def kill(self, pattern: str) -> list[str]:
-        """Send SIGKILL to the machine's processes whose arguments match; returns these."""
+    def pass_deadline(self) -> float | None:
+        """Let the time come for which a shutdown is scheduled; returns in how many minutes that was."""
+        with self._lock:
+            timer, minutes = self._timer, self._minutes
+        if timer is None:
+            return None
+        timer.cancel()
+        self._power_button()
+        return minutes
+
+    def lose_gpu(self) -> None:
+        """Let the driver say that a GPU has fallen off the bus."""
+        (self.folder / "gpu-lost").touch()
+
+    def kill(self, pattern: str, number: int = signal.SIGKILL) -> list[str]:
+        """Send a signal to the machine's processes whose arguments match; returns these."""
         killed = []
         for pid, words in self._members():
             if re.search(pattern, words):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, number)
                     killed.append(words)
         return killed
 
@@ -256,7 +307,7 @@ class Machine:
                 self._timer = None
             if "-c" in words:
                 return
-            minutes = 0.0 if when == "now" else float(when.removeprefix("+"))
+            minutes = self._minutes = 0.0 if when == "now" else float(when.removeprefix("+"))
             self._timer = threading.Timer(minutes * self._minute_s, self._power_button)
             self._timer.daemon = True
             self._timer.start()
@@ -264,6 +315,49 @@ class Machine:
     def _power_button(self) -> None:
         self.power_off()
         self._ended()
+
+
+def _with_clock(python: Path, skew_s: float, nap_s: float | None, folder: Path) -> Path:
+    """Return an interpreter that is the given one in all but its clock.
+
+    Not libfaketime: with Python's own waiting it either hangs or breaks (0.9.10).
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    configured = python.parent.parent / "pyvenv.cfg"
+    base = python.resolve()
+    packages = folder / "lib" / version / "site-packages"
+    packages.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    for name in ("python", "python3"):
+        (folder / "bin" / name).symlink_to(base)
+    (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+    naps = "" if nap_s is None else _NAPS.replace("NAP", str(nap_s))
+    (packages / "sitecustomize.py").write_text(naps + (_CLOCK.replace("SKEW", str(skew_s)) if skew_s else ""))
+    if configured.exists():
+        inner = configured.parent / "lib" / version / "site-packages"
+        (packages / "image.pth").write_text(f"import site; site.addsitedir({str(inner)!r})\n")
+    return folder / "bin" / "python3"
+
+
+def _nvidia_smi(gpus: Sequence[tuple[str, int]]) -> str:
+    """Return a script that answers what is asked of the GPUs (name, MiB) as nvidia-smi does."""
+    lines = [_NVIDIA_SMI]
+    for index, (name, mib) in enumerate(gpus):
+        facts = {
+            "index": str(index),
+            "uuid": f"GPU-00000000-0000-0000-0000-{index:012d}",
+            "name": f"NVIDIA {name}",
+            "utilization.gpu": "40",
+            "memory.used": "1024",
+            "memory.total": str(mib),
+        }
+        cases = " ".join(f"{field}) echo {value!r} ;;" for field, value in facts.items())
+        lines.append(f"""
+for field in $(echo "$fields" | tr , ' '); do
+  case "$field" in {cases} esac
+done | paste -sd , - | sed 's/,/, /g'
+""")
+    return "".join(lines)
 
 
 class _Metadata:

@@ -119,6 +119,7 @@ class Gate:
             "region": request.region,
             "who": who,
             "status": None,
+            "at": time.time(),
         }
         if request.action == "RunInstances":
             call |= wanted(world, request)
@@ -287,10 +288,19 @@ class Gate:
             world = self._now
         self._reclaim(world, identity, code)
 
-    def do_kill(self, identity: str, pattern: str) -> list[str]:
+    def do_kill(self, identity: str, pattern: str, number: int) -> list[str]:
         with self.lock:
             machine = self._now.machines[identity]
-        return machine.kill(pattern)
+        return machine.kill(pattern, number)
+
+    def do_pass_deadline(self, identity: str) -> float | None:
+        with self.lock:
+            machine = self._now.machines[identity]
+        return machine.pass_deadline()
+
+    def do_lose_gpu(self, identity: str) -> None:
+        with self.lock:
+            self._now.machines[identity].lose_gpu()
 
     def do_processes(self, identity: str) -> list[str]:
         with self.lock:
@@ -334,6 +344,13 @@ class Gate:
         with self.lock:
             self._now.quotas |= quotas
             self._now.prices |= prices
+
+    def do_names(self, prefix: str) -> list[str]:
+        with self.lock:
+            bucket = get_backend("s3")[ACCOUNT]["aws"].buckets[BUCKET]
+            return sorted(
+                name for name, key in bucket.keys.items() if name.startswith(prefix) and type(key).__name__ == "FakeKey"
+            )
 
     def do_objects(self, prefix: str) -> dict[str, str]:
         with self.lock:

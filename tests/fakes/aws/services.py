@@ -148,6 +148,7 @@ class Services:
             user_data=data,
             environ={"AWS_ENDPOINT_URL": world.url, **world.machine_environ},
             python=world.python,
+            gpus=_gpus(world, about["region"], asked["InstanceType"]),
             facts={
                 "instance-id": identity,
                 "instance-type": asked["InstanceType"],
@@ -162,6 +163,7 @@ class Services:
             ended=ended,
             minute_s=world.minute_s,
             skew_s=world.skew_s,
+            nap_s=world.nap_s,
         )
         world.machines[identity] = machine
         machine.start()
@@ -349,6 +351,12 @@ def _types(region: str) -> frozenset[str]:
 
 def _types_in(region: str, zone: str) -> frozenset[str]:
     return _offered(region, "availability-zone", zone)
+
+
+def _gpus(world: World, region: str, kind: str) -> list[tuple[str, int]]:
+    (found,) = world.ec2(region).describe_instance_types([kind])
+    rows = found.get("GpuInfo", {}).get("Gpus", [])
+    return [(row["Name"], row["MemoryInfo"]["SizeInMiB"]) for row in rows for _ in range(row["Count"])]
 
 
 def _offered(region: str, kind: str, place: str) -> frozenset[str]:

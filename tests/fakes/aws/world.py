@@ -27,6 +27,7 @@ class World:
         self.folder = Path(orders["folder"])
         self.execute: bool = orders["execute"]
         self.minute_s: float = orders["minute_s"]
+        self.nap_s: float | None = orders["nap_s"]
         self.python = Path(orders["python"])
         self.machine_environ: Mapping[str, str] = orders["machine_environ"]
         self.skew_s = 0.0
