@@ -45,6 +45,11 @@ class ServiceError(UserError):
 
     exit_code = ExitCode.SERVICE
 
+    def __init__(self, text: str, *, lasting: bool = False) -> None:
+        """``lasting``: asking again does not help before somebody has done something."""
+        super().__init__(text)
+        self.lasting = lasting
+
 
 class TrialError(UserError):
     """A trial failed, was lost, or spent its budget."""

@@ -305,10 +305,11 @@ class _Execution:
         """Ask the backends how the active jobs stand; None: a service does not answer, which is borne for a while."""
         try:
             found = _poll(self._active.values())
-        except ServiceError:
+        except ServiceError as error:
             self._silent_since = self._silent_since or self._ports.now()
-            if (self._ports.now() - self._silent_since).total_seconds() > _PATIENCE_S:
-                raise
+            if error.lasting or (self._ports.now() - self._silent_since).total_seconds() > _PATIENCE_S:
+                hint = "what is at work goes on without us; `gitops-ml run` goes on from here"
+                raise ServiceError(f"{error}\n{hint}", lasting=error.lasting) from error
             return None
         self._silent_since = None
         return found

@@ -96,7 +96,7 @@ try:
  open(fd, "wb").write(agent)
  os.execv(sys.executable, [sys.executable, file, *told, str(began)])
 except BaseException as e:
- ask("PUT", f"jobs/{KEY}/{ATTEMPT}/boot.json", json.dumps({"reason": repr(e)}).encode())
+ ask("PUT", f"jobs/{KEY}/{ATTEMPT}/boot.json", json.dumps({"reason": repr(e) + getattr(e, "url", "")}).encode())
 END
 shutdown -h now
 """

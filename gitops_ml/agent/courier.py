@@ -201,6 +201,11 @@ class Courier:
         if self._patiently(lambda: self._storage.get(self._name("result.json"))) is not None:
             return 0  # this attempt is over; somebody started it twice
         self._take(lease)
+        try:
+            self._patiently(self._beat)
+        except EndedError as ended:
+            print(ended, file=sys.stderr)  # who may not write would train for nothing
+            return 1
         threads = self._threads()
         result: dict[str, Any] | None = None
         try:
@@ -631,6 +636,8 @@ class Courier:
             except StorageError as error:
                 if self._phase != "ending":
                     self._stop_here()
+                if error.lasting and self._phase == "fetch":
+                    raise EndedError(Ending(outcome="lost", reason=str(error), cause="storage")) from error
                 if time.monotonic() + pause > until:
                     raise EndedError(Ending(outcome="lost", reason=str(error), cause="storage")) from error
                 self._note(str(error))

@@ -12,6 +12,11 @@ MAX_NAME_BYTES = 900
 class StorageError(Exception):
     """The storage refused or could not be reached; the text says which object and why."""
 
+    def __init__(self, text: str, *, lasting: bool = False) -> None:
+        """``lasting``: asking again does not help before somebody has done something."""
+        super().__init__(text)
+        self.lasting = lasting
+
 
 class FileError(StorageError):
     """Not the storage but the file beside it could not be read or written; trying again will not help."""

@@ -24,7 +24,7 @@ LARGE_BYTES = 32 * 2**20
 
 _ACTIONS = {
     "put": "s3:PutObject",
-    "get": "s3:GetObject",
+    "get": "s3:GetObject and s3:ListBucket",
     "list": "s3:ListBucket",
     "delete": "s3:DeleteObject",
 }
@@ -246,7 +246,7 @@ class S3Storage:
             text = f"{what} failed{said or f': {error}'}"
         else:
             return None
-        return StorageError(f"{self._shown(name)}: {text}")
+        return StorageError(f"{self._shown(name)}: {text}", lasting=code in _EXPIRED | _DENIED)
 
 
 def _code(error: BaseException) -> str:

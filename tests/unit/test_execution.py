@@ -483,3 +483,34 @@ def test_interrupted__job_that_cannot_be_ended__is_said_to_go_on(here: Here) -> 
 
     assert summary.interrupted
     assert [one.key for one in summary.going_on] == here.backend.ended == [of.key]  # type: ignore[attr-defined]
+
+
+class Cut:
+    """A backend whose answers about jobs are lost after the first, while there are errors left."""
+
+    def __init__(self, backend: LocalBackend, errors: list[ServiceError]) -> None:
+        self._backend = backend
+        self._errors = errors
+        self._asked = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backend, name)
+
+    def poll(self, keys: Sequence[str]) -> Mapping[str, JobStatus]:
+        self._asked += 1
+        if self._asked > 1 and self._errors:
+            raise self._errors.pop()
+        return self._backend.poll(keys)
+
+
+def test_execute__service_that_will_not_answer_again__is_left_at_once(here: Here) -> None:
+    of = trial(WRITES, metrics=METRICS)
+    here.backend = Cut(here.backend, [ServiceError("the credentials have expired", lasting=True)])
+
+    with pytest.raises(ServiceError) as caught:
+        here.execute(of)
+
+    assert str(caught.value) == (
+        "the credentials have expired\nwhat is at work goes on without us; `gitops-ml run` goes on from here"
+    )
+    assert len(here.execute(of).records) == 1

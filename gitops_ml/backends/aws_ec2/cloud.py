@@ -1,6 +1,5 @@
 """The edge to AWS: the few calls that the backend makes, their answers as values and their errors in words."""
 
-import base64
 import contextlib
 import functools
 import json
@@ -275,10 +274,10 @@ class Cloud:
 
     def console(self, instance_id: str) -> str:
         """Return the end of what a machine printed while it started; empty: it cannot be had."""
-        with contextlib.suppress(ServiceError, UserError, ValueError):
+        with contextlib.suppress(ServiceError, UserError):
             client = self._client("ec2")
             answer = self._ask("ec2:GetConsoleOutput", lambda: client.get_console_output(InstanceId=instance_id))
-            text = base64.b64decode(answer.get("Output", "")).decode(errors="replace")
+            text = str(answer.get("Output") or "")  # boto3 has decoded it
             return "\n".join(_clean(line) for line in text.strip().splitlines()[-20:])
         return ""
 
@@ -381,10 +380,12 @@ def problem(action: str, code: str, message: str, region: str, places: permissio
         action = named[1] if named else action
         missing = permissions.missing(action, places or permissions.Places())
         text = f"{action} is denied to this role; add to its policy:\n{missing}" if missing else f"{action} is denied"
-        return ServiceError(f"AWS: {text}")
+        return ServiceError(f"AWS: {text}", lasting=True)
     said = f"{code}: {message}".removesuffix(": ")
     text = f"AWS refused {action} in {region} ({said}); {advice(scope, code, region)}"
-    return UserError(text) if scope in (Scope.CONFIGURATION, Scope.DISK, Scope.ACCOUNT) else ServiceError(text)
+    if scope in (Scope.CONFIGURATION, Scope.DISK, Scope.ACCOUNT):
+        return UserError(text)
+    return ServiceError(text, lasting=scope is Scope.CREDENTIALS)
 
 
 def _code(error: Any) -> str:

@@ -183,7 +183,7 @@ class Journal:
         try:
             return call(self._storage())
         except StorageError as error:
-            raise ServiceError(f"storage: {error}") from error
+            raise ServiceError(f"storage: {error}", lasting=error.lasting) from error
 
 
 def asking_of(lease: Lease, turns: Sequence[Turn]) -> Asking:

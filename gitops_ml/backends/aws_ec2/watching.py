@@ -167,7 +167,11 @@ class Watcher:
             boot = self._journal.document(lease, "boot.json")
             if boot is not None:
                 reason = f"its machine could not start the agent: {boot.get('reason')}"
+                if "403" in reason:
+                    reason += "; allow s3:GetObject on the storage to the role of the machines"
                 status = dataclasses.replace(status, reason=reason)
+            elif seen.instance is not None and (console := self._cloud().console(seen.instance.id)):
+                status = dataclasses.replace(status, reason=f"{status.reason}; its console ends with:\n{console}")
         zone = seen.instance.zone if seen.instance is not None else ""
         data = ending_to_json(status, zone=zone, at=seen.now)
         self._journal.create(self._journal.name(lease, "ending.json"), data)

@@ -74,8 +74,8 @@ def test_opened__bucket_alone__has_no_prefix(s3: S3, tmp_path: Path) -> None:
     ("call", "arguments", "action"),
     [
         ("put", ("a", b""), "s3:PutObject"),
-        ("get", ("a",), "s3:GetObject"),
-        ("get_file", ("a", Path("/nowhere")), "s3:GetObject"),
+        ("get", ("a",), "s3:GetObject and s3:ListBucket"),
+        ("get_file", ("a", Path("/nowhere")), "s3:GetObject and s3:ListBucket"),
         ("create", ("a", b""), "s3:PutObject"),
         ("delete", ("a",), "s3:DeleteObject"),
     ],

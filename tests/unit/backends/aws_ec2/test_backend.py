@@ -530,7 +530,7 @@ def test_leftovers__past_their_time__are_found_and_ended_one_by_one(here, cloud)
     for one in found:
         one.end()
 
-    assert [(one.kind, one.key) for one in found] == [("machine", of.key) for of in trials]
+    assert {(one.kind, one.key) for one in found} == {("machine", of.key) for of in trials}
     assert [len(call.parameters["InstanceIds"]) for call in cloud.calls[before:]] == [1, 1]
     assert [one.tags for one in cloud.live()] == [{}]  # what carries no name of ours is nobody's business
     assert list(here.backend.leftovers(here.now())) == []
