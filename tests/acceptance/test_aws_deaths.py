@@ -1,0 +1,265 @@
+"""Whoever dies, whenever: no machine is left, none is doubled, and the next run finishes the trial."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.aws import Cloud
+from tests.fakes.aws.checkouts import Checkout
+from tests.fakes.aws.cloud import Call
+from tests.fakes.trials import until
+
+_KEY = re.compile("[0-9a-f]{64}")
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    with Cloud(tmp_path / "machines") as cloud:
+        yield cloud
+        assert cloud.violations == []
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, cloud: Cloud) -> Checkout:
+    return Checkout(tmp_path / "there", cloud)
+
+
+def at_work(cloud: Cloud) -> str:
+    """Wait until a training is in its third epoch, saved, and return its machine."""
+    until(lambda: any("/checkpoints/manifests/" in name for name in cloud.names("acme/digits/jobs")), seconds=60)
+    (live,) = cloud.live()
+    return live.identity
+
+
+def never_two_at_once(cloud: Cloud) -> bool:
+    """Whether no key ever had two machines at the same time."""
+    by_key: dict[str, list[tuple[float, float]]] = {}
+    for one in cloud.instances():
+        span = one.launched_at, one.ended_at or float("inf")
+        by_key.setdefault(one.tags["gitops-ml:key"], []).append(span)
+    return all(
+        first[1] <= second[0] for spans in by_key.values() for first, second in itertools.pairwise(sorted(spans))
+    )
+
+
+def finished(checkout: Checkout, trials: int = 1) -> None:
+    """The next run finishes the trials, and nothing is left that costs money."""
+    checkout.open_gate()
+    again = checkout.run("run")
+    assert again.code == 0, again.text
+    assert len(checkout.records()) == trials
+    assert checkout.cloud.live() == []
+    assert never_two_at_once(checkout.cloud)
+
+
+def kind(call: Call) -> tuple[str, str]:
+    """Return what a call is about, apart from which trial it is for."""
+    name = call.parameters.get("Key") or call.parameters.get("Prefix") or ""
+    return call.action, _KEY.sub("KEY", name)
+
+
+def moments(calls: Sequence[Call]) -> list[tuple[str, str, int]]:
+    """Return after which calls to kill: every one until the machine is asked for, then the first of each kind.
+
+    Each as action, pattern of the name, and how many of its kind come before it.
+    """
+    found = []
+    seen: list[tuple[str, str]] = []
+    launched = False
+    for call in calls:
+        is_about = kind(call)
+        if not launched or is_about not in seen:
+            found.append((call.action, re.escape(is_about[1]).replace("KEY", "[0-9a-f]{64}"), seen.count(is_about)))
+        seen.append(is_about)
+        launched = launched or call.action == "RunInstances"
+    return found
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_run__killed_after_every_call__one_machine_each_and_the_next_run_finishes_all(half, cloud, checkout):
+    names = [f"digits-{number}" for number in range(50)]
+    for number, name in enumerate(names):
+        budget = "max_duration: 10m, max_wait: 30m, max_cost: 100 USD"
+        checkout.experiment(name, seeds=str(number), budget=budget)
+    checkout.commit()
+    checkout.open_gate()
+    probe = checkout.run("run", names[0])
+    assert probe.code == 0, probe.text
+    ways = moments(cloud.calls_by("caller"))
+    assert "RunInstances" in {action for action, _, _ in ways}
+    assert 10 < len(ways) < len(names), ways
+    killed = []
+    for name, (action, pattern, skip) in list(zip(names[1:], ways))[half::2]:
+        named = {"Prefix" if action == "ListObjectsV2" else "Key": pattern} if pattern else {}
+        with cloud.held(action, skip=skip, where={"who": "caller", **named}) as held:
+            command = checkout.start("run", name)
+            while not held.reached(0.1) and command.alive:
+                pass
+            if command.alive:
+                killed.append(name)
+            command.kill()
+
+    again = checkout.run("run", *killed)
+
+    assert len(killed) >= len(ways) // 2 - 2, "a run makes the same calls each time"
+    assert again.code == 0, again.text
+    assert cloud.live() == []
+    assert never_two_at_once(cloud)
+    keys = [instance.tags["gitops-ml:key"] for instance in cloud.instances()]
+    assert len(set(keys)) == len(keys), "the machine that a killed run asked for is the trial's"
+    assert len(checkout.records()) >= len(killed) + 1
+
+
+def agent_killed(cloud: Cloud, machine: str) -> None:
+    assert cloud.kill(machine, "-m gitops_ml.agent ")
+
+
+def courier_killed(cloud: Cloud, machine: str) -> None:
+    assert cloud.kill(machine, "s3://")
+
+
+def machine_frozen(cloud: Cloud, machine: str) -> None:
+    cloud.freeze(machine)
+    assert cloud.pass_deadline(machine) == 22, "max_duration and 20 min for all else"
+
+
+def plug_pulled(cloud: Cloud, machine: str) -> None:
+    cloud.pull_plug(machine)
+
+
+def hardware_failed(cloud: Cloud, machine: str) -> None:
+    cloud.pull_plug(machine, code="Server.InternalError")
+
+
+def gpu_lost(cloud: Cloud, machine: str) -> None:
+    cloud.lose_gpu(machine)
+
+
+def s3_refuses(cloud: Cloud, machine: str) -> None:
+    cloud.refuse_s3(who="i-.*")
+    cloud.pass_deadline(machine)
+
+
+def role_expired(cloud: Cloud, machine: str) -> None:
+    cloud.fault(".*", "ExpiredToken", times=None, where={"who": "i-.*"})
+    cloud.pass_deadline(machine)
+
+
+DEATHS = [
+    agent_killed,
+    courier_killed,
+    machine_frozen,
+    plug_pulled,
+    hardware_failed,
+    gpu_lost,
+    s3_refuses,
+    role_expired,
+]
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_machine__dies_in_the_middle__is_gone_in_time_and_the_next_run_finishes(
+    death: Callable[[Cloud, str], None], cloud, checkout
+):
+    checkout.experiment(budget="max_duration: 2m, max_wait: 1m, max_cost: 100 USD, retries: {preempted: 0}")
+    checkout.commit()
+    command = checkout.start("run")
+    machine = at_work(cloud)
+
+    death(cloud, machine)
+
+    until(lambda: not cloud.live(), seconds=60)
+    ended = command.ended()
+    assert ended.code == 4, ended.text
+    cloud.clear_faults()
+    finished(checkout)
+    logs = b"".join(data for name, data in cloud.objects("acme/digits/jobs").items() if "/2/logs/" in name)
+    assert b"from epoch 3" in logs, "it goes on where the last one was"
+
+
+def test_machine__refused_by_s3_from_the_start__is_gone_in_time_and_the_next_run_finishes(cloud, checkout):
+    checkout.experiment(budget="max_duration: 2m, max_wait: 1m, max_cost: 100 USD, retries: {preempted: 0}")
+    checkout.commit()
+    cloud.refuse_s3(who="i-.*")
+    command = checkout.start("run")
+    until(lambda: any(call.fault for call in cloud.calls_by("machines")), seconds=60)
+
+    (machine,) = cloud.live()
+    cloud.pass_deadline(machine.identity)
+
+    ended = command.ended()
+    assert ended.code == 4, ended.text
+    assert cloud.live() == []
+    cloud.clear_faults()
+    finished(checkout)
+
+
+@pytest.mark.parametrize("budget", ["max_duration: 8s", "max_duration: 10m, no_output: 5s"])
+def test_training__hangs__is_ended_in_time_and_the_next_run_finishes(budget, cloud, checkout):
+    checkout.experiment(budget=f"{budget}, max_wait: 1m, max_cost: 100 USD")
+    checkout.commit()
+
+    ended = checkout.run("run")
+
+    assert ended.code == 4, ended.text
+    assert cloud.live() == []
+    finished(checkout)
+
+
+def test_caller__credentials_expire__machine_goes_on_and_the_next_run_finishes(cloud, checkout):
+    checkout.experiment()
+    checkout.commit()
+    command = checkout.start("run")
+    at_work(cloud)
+
+    cloud.expire("caller")
+    ended = command.ended()
+
+    assert ended.code == 5, ended.text
+    assert "expired" in ended.text.lower()
+    assert len(cloud.live()) == 1
+    cloud.renew("caller")
+    finished(checkout)
+    assert len(cloud.instances()) == 1
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600])
+def test_machine__clock_off_by_an_hour__trains_all_the_same(seconds, cloud, checkout):
+    cloud.skew(seconds)
+    checkout.experiment()
+    checkout.commit()
+
+    finished(checkout)
+
+    (record,) = checkout.records()
+    assert record["attempt"]["duration_s"] < 60, "times are the storage's, not the machine's"
+
+
+def test_gc__machine_that_cannot_end_itself__is_ended_after_its_deadline_and_no_other(tmp_path):
+    with Cloud(tmp_path / "machines", execute=False) as cloud:
+        checkout = Checkout(tmp_path / "there", cloud)
+        checkout.experiment()
+        checkout.commit()
+        assert checkout.run("run", "--detach").code == 0
+        (ours,) = cloud.instances()
+        cloud.client("ec2").run_instances(
+            ImageId=cloud.images["us-east-1"],
+            InstanceType="g5.xlarge",
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[
+                {"ResourceType": "instance", "Tags": [{"Key": "gitops-ml:repo", "Value": "acme/other"}]}
+            ],
+        )
+        early = checkout.call("gc", "--end")
+        assert len(cloud.live()) == 2, early.text
+
+        look = checkout.call("gc", hours_later=12)
+        assert ours.identity in look.text
+        assert len(cloud.live()) == 2, "it looks only, unless told to end"
+        done = checkout.call("gc", "--end", hours_later=12)
+
+        assert [instance.identity for instance in cloud.instances() if not instance.live] == [ours.identity], done.text
