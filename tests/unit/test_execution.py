@@ -118,7 +118,7 @@ def test_execute__no_metrics_named__keeps_a_record_of_nothing(here: Here) -> Non
         ("kill -9 $$", "failed", "the training was killed (SIGKILL); often the machine was out of memory", -9),
         ("echo nothing", "failed", "wrote no metrics: no file matches out/*.json", 0),
         ("no-such-command", "failed", "the training exited with code 127", 127),
-        ("sleep 600", "timed_out", "printed nothing for 0.2s (no_output)", -15),
+        ("sleep 600", "timed_out", "printed nothing for 0.2s (no_output)", 143),
     ],
 )
 def test_execute__bad_training__keeps_an_attempt(
