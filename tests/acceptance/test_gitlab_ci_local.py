@@ -33,9 +33,18 @@ with open("metrics.jsonl", "w") as out:
         print(json.dumps({"step": step, "accuracy": accuracy}), file=out)
 """
 
+
+def _node() -> int:
+    """Return the major version of Node; 0: there is none."""
+    command = shutil.which("node")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=30) if command else None
+    found = re.match(r"v(\d+)", done.stdout) if done else None
+    return int(found[1]) if found else 0
+
+
 pytestmark = pytest.mark.skipif(
-    not RUNNER.exists() or not shutil.which("rsync") or not shutil.which("node"),
-    reason="needs gitlab-ci-local in .cache/judges (npm) and rsync; .ci/run installs them",
+    not RUNNER.exists() or not shutil.which("rsync") or _node() < 20,
+    reason="needs gitlab-ci-local in .cache/judges (npm), Node 20 and rsync; .ci/run installs what it may",
 )
 
 
