@@ -69,6 +69,7 @@ def record_page(record: Record) -> str:
         ("key", record.key),
         ("commit", record.commit + (" and uncommitted work" if record.dirty else "")),
         ("spec", record.path),
+        *([("derived from", record.derived_from)] if record.derived_from else []),
         ("seed", str(record.seed)),
         ("started", attempt.started_at),
         ("time", wording.duration(attempt.duration_s)),

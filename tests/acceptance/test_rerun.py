@@ -196,10 +196,14 @@ def test_rerun__same_changes_again__trains_nothing_until_forced(work, call):
     call(work, "run")
     first = rerun(call, work, "HEAD", "--param", "lr=0.3")
 
+    shown = call(work, "show", first["keys"][0])
+    call(work, "show", first["keys"][0], "--html", "record.html")
     again = call(work, "rerun", "HEAD", "--param", "lr=0.3", "--format", "json")
     forced = rerun(call, work, "HEAD", "--param", "lr=0.3", "--force")
 
     header, *rows = call(work, "log").out.splitlines()
+    assert ["derived", "from", first["originals"][0]] in [line.split() for line in shown.out.splitlines()]
+    assert first["originals"][0] in (work / "record.html").read_text()
     names = "experiment commit date point n verdict derived_from accuracy rows version cost"
     assert header.split() == names.split()
     assert [first["originals"][0][:12] in row for row in rows] == [True, False]
