@@ -189,9 +189,10 @@ class _Execution:
             while self._pending or self._active:
                 self._fill()
                 if detach:
-                    self._watch()
+                    # What was started elsewhere just now has nothing to say yet.
+                    self._watch({key: j for key, j in self._active.items() if not (j.submitted and j.backend.far)})
                     break
-                changed = self._watch()
+                changed = self._watch(self._active)
                 unchanged_s = 0.0 if changed else unchanged_s
                 if self._active:
                     # Little is lost on a short training, and a long one is not asked without need.
@@ -280,13 +281,13 @@ class _Execution:
         job.submitted = True
         self._emit(Event(kind=EventKind.SUBMITTED, trial=job.trial, status=job.status))
 
-    def _watch(self) -> bool:
+    def _watch(self, jobs: Mapping[str, _Job]) -> bool:
         """Ask the backends once, finish what is over, and say whether anything changed."""
-        statuses = self._asked()
+        statuses = self._asked(jobs)
         if statuses is None:
             return False
         changed = False
-        for key, job in list(self._active.items()):
+        for key, job in list(jobs.items()):
             status = statuses.get(key) or _vanished(key, job.status)
             # Also when nothing changed since it was attached to: it may have been over then.
             if status.state.final:
@@ -301,10 +302,10 @@ class _Execution:
                 self._help_on(job)
         return changed
 
-    def _asked(self) -> dict[str, JobStatus] | None:
-        """Ask the backends how the active jobs stand; None: a service does not answer, which is borne for a while."""
+    def _asked(self, jobs: Mapping[str, _Job]) -> dict[str, JobStatus] | None:
+        """Ask the backends how the jobs stand; None: a service does not answer, which is borne for a while."""
         try:
-            found = _poll(self._active.values())
+            found = _poll(jobs.values())
         except ServiceError as error:
             self._silent_since = self._silent_since or self._ports.now()
             if error.lasting or (self._ports.now() - self._silent_since).total_seconds() > _PATIENCE_S:

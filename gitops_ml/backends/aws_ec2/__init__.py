@@ -138,7 +138,9 @@ class AwsEc2Backend:
         # Of this checkout only one process at a time cares for a key: whose lock it is knows that no other is alive.
         with Lock(folder / f"{trial.key}.lock"):
             for _ in range(3):
-                last = self._journal.newest(trial.key, known=self._watcher.known_number(trial.key))
+                number = self._watcher.known_number(trial.key)
+                # What was not there a moment ago is not looked for again: creating the lease shows if it is now.
+                last = None if self._watcher.was_absent(trial.key) else self._journal.newest(trial.key, known=number)
                 if last is not None:
                     ending = self._watcher.ending(last)
                     if ending is None:
@@ -168,8 +170,8 @@ class AwsEc2Backend:
         """Return the repository's jobs, oldest first."""
 
         def read(name: str) -> Job | None:
-            key = name.removeprefix("known/")
-            data = self._journal.get(objects.job(key))
+            key = name.removeprefix("known/").removesuffix(".json")
+            data = self._journal.get(name)
             try:
                 found = json.loads(data or b"")
                 if found["repository"] != self._context.repository:

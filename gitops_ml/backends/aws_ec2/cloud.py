@@ -236,6 +236,7 @@ class Cloud:
             RefusedError: there was none to be had, or no answer.
         """
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+        from botocore.parsers import ResponseParserError
 
         self._launches.take()
         # Never by botocore's own retries: they would hide which zone had no capacity, and how often we asked.
@@ -247,7 +248,7 @@ class Cloud:
             raise RefusedError(_code(error), _message(error), status) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise RefusedError("NoCredentials", str(error), 400) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
             raise RefusedError(type(error).__name__, _clean(str(error)), 0) from error
         return str(answer["Instances"][0]["InstanceId"])
 
@@ -359,6 +360,7 @@ class Cloud:
     def _ask(self, action: str, call: Callable[[], Any], absent: Any = None) -> Any:
         """Make a call and return its answer; what is wrong is said with the statement to add, or what else to do."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             return call()
@@ -367,7 +369,7 @@ class Cloud:
             if absent is not None and code in _NEVER:
                 return absent
             raise problem(action, code, _message(error), self.region) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
             code = "NoCredentials" if type(error).__name__.endswith("CredentialsError") else type(error).__name__
             raise problem(action, code, _clean(str(error)), self.region) from error
 

@@ -2,7 +2,6 @@
 
 Beside what ``gitops_ml.agent.objects`` names, a caller keeps for itself:
 
-    known/KEY                          there are jobs of this key, so that they can be listed
     jobs/KEY/N/asking/NNNN.json        whose turn it is to ask for a machine; the first turn is the lease's creator's
     jobs/KEY/N/asking/NNNN.tries.json  what the turn asked for and was answered; replaced after each answer
     jobs/KEY/N/condemned.json          why the machine was given up, before it was ended

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
+from gitops_ml.agent import objects
 from gitops_ml.backends.aws_ec2.cloud import Cloud, Resource
 from gitops_ml.backends.aws_ec2.journal import Journal
 from gitops_ml.backends.aws_ec2.requests import TAG_EXPIRES, TAG_KEY
@@ -90,6 +91,6 @@ def _removal_of(cloud: Cloud, resource: Resource) -> Callable[[], None]:
 def _sweep_of(journal: Journal, key: str) -> Callable[[], None]:
     def sweep() -> None:
         # What says that there is something comes last: who is interrupted finds it again.
-        journal.delete([*journal.names(f"jobs/{key}/"), f"known/{key}"])
+        journal.delete([*journal.names(f"jobs/{key}/"), objects.job(key)])
 
     return sweep

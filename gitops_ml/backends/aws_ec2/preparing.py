@@ -157,7 +157,6 @@ class Preparer:
             "submitted_at": now,
         }
         self._journal.create(objects.job(trial.key), json.dumps(document, sort_keys=True).encode())
-        self._journal.put(f"known/{trial.key}", b"")
 
     def _endings_before(self, key: str, last: Lease | None) -> list[Ending]:
         numbers = range(1, last.number + 1) if last is not None else ()

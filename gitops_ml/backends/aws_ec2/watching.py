@@ -40,6 +40,7 @@ class Watcher:
         self._now = now
         self._clock = clock
         self._watched: dict[str, Watched] = {}
+        self._absent: set[str] = set()
         self._watching = threading.Lock()
 
     def watched(self, key: str) -> "Watched | None":
@@ -76,7 +77,15 @@ class Watcher:
         if lease is not None:
             self.watch(lease)
             self.ending(lease)
+        else:
+            self._absent.add(key)
         return lease
+
+    def was_absent(self, key: str) -> bool:
+        """Say whether there was no attempt when it was last looked for; says so once."""
+        absent = key in self._absent
+        self._absent.discard(key)
+        return absent
 
     def _status(self, watched: "Watched", machines: Sequence[Instance]) -> JobStatus | None:
         lease = watched.lease
