@@ -186,7 +186,8 @@ def decide(
         fork: the change comes from a fork.
         unwanted: says why nobody wants an experiment trained now (its triggers); None: it is wanted.
     """
-    notes = _invalid(approval, plan, policy)
+    objection = objection_to(approval, plan.head.commit, policy) if approval is not None else None
+    notes = (objection,) if objection else ()
     if notes:
         approval = None
     taken: dict[str, Decimal] = {}
@@ -236,17 +237,15 @@ def _larger(one: Mapping[str, Decimal], other: Mapping[str, Decimal]) -> dict[st
     return {key: max(one[key], other[key]) for key in one.keys() & other.keys()}
 
 
-def _invalid(approval: Approval | None, plan: Plan, policy: Policy) -> tuple[str, ...]:
-    """Say why an approval does not count."""
-    if approval is None:
-        return ()
-    if approval.head != plan.head.commit:
-        stands = f"the approval is for `{approval.head[:12]}`, and the change stands at `{plan.head.commit[:12]}` now"
-        return (f"{stands}; look at it and approve it anew",)
+def objection_to(approval: Approval, head: str, policy: Policy) -> str | None:
+    """Say why an approval does not count; None: it does."""
+    if approval.head != head:
+        stands = f"the approval is for `{approval.head[:12]}`, and the change stands at `{head[:12]}` now"
+        return f"{stands}; look at it and approve it anew"
     if approval.how != "environment" and not _suffices(approval.permission, policy.approvers):
         needed = f"policy asks for {policy.approvers} permission, and they have {approval.permission}"
-        return (f"`{approval.by}` may not approve this: {needed}",)
-    return ()
+        return f"`{approval.by}` may not approve this: {needed}"
+    return None
 
 
 def _suffices(permission: str, needed: str) -> bool:

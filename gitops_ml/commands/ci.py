@@ -42,7 +42,7 @@ from gitops_ml.errors import DeniedError, ExitCode, ServiceError, UserError, wor
 from gitops_ml.forges.base import Forge, State
 from gitops_ml.handover import Writer, take
 from gitops_ml.planning import Plan, Relation
-from gitops_ml.policy import PERMISSIONS, Approval, Ruling
+from gitops_ml.policy import PERMISSIONS, Approval, Ruling, objection_to, policy_from
 from gitops_ml.records import Origin, Record, json_bytes, json_document
 from gitops_ml.tools import Tools
 
@@ -165,7 +165,10 @@ class Flow:
                 code = self._go(event, steps)
             except UserError as error:
                 self._end_pending(event, NO_RESULT)
+                self._console.summary(f"- {markdown.prose(str(error))}\n")
                 if isinstance(error, DeniedError):
+                    self._outputs["verdict"] = "denied"
+                    self._console.outputs(self._outputs)
                     self._answer(event, str(error))
                 raise
         self._console.outputs(self._outputs)
@@ -286,8 +289,12 @@ class Flow:
         return ExitCode.OK
 
     def _answer(self, event: Event, text: str) -> None:
-        """Answer a command in one comment of its own, which the next answer replaces."""
-        if event.kind is not EventKind.COMMENT or event.change is None or self._job not in ("all", "publish"):
+        """Answer a command or a label in one comment of its own, which the next answer replaces."""
+        if (
+            event.kind not in (EventKind.COMMENT, EventKind.LABEL)
+            or event.change is None
+            or self._job not in ("all", "publish")
+        ):
             return
         marker = markdown.marker(f"{self._args.identity}.answer")
         body = f"{marker}\n{markdown.prose(text)}\n\n{markdown.fence(COMMANDS_HELP.splitlines())}\n"
@@ -334,6 +341,10 @@ class Flow:
     def _go(self, event: Event, steps: Steps) -> int:
         tools = self._tools
         approval, names = self._approval(event)
+        policy = policy_from(tools.project.policy)
+        if approval is not None and (objection := objection_to(approval, event.head or "", policy)):
+            # Not even what is free: a stranger could have it trained again and again, until chance lets a gate pass.
+            raise DeniedError(objection)
         with self._console.group("Plan"):
             tools.results.refresh()
             target, planned = self.plan(event, steps, approval, names)

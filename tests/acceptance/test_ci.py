@@ -287,8 +287,9 @@ def test_ci__run_command_that_does_not_count__trains_nothing_and_says_why(asked,
     world, head = asked
     done = world.ci("issue_comment", comment_payload(body.format(head=head), author), keep="runner")
 
-    assert (done.code, done.trained) == (ExitCode.DENIED, 0)
-    assert why in done.out
+    assert (done.code, done.trained, done.outputs["verdict"]) == (ExitCode.DENIED, 0, "denied")
+    assert why in done.err
+    assert why.replace("`", "") in done.summary.replace("<code>", "").replace("</code>", "")
 
 
 def test_ci__run_command_without_a_commit__is_answered_with_the_whole_line(asked):
@@ -409,11 +410,12 @@ def test_ci__on_github__a_writers_run_command_means_the_commit_of_our_lastcommen
 
     stranger = _on_github(world, fake, "issue_comment", comment_payload("/gitops-ml run", "stranger"))
     assert (stranger.code, stranger.trained) == (ExitCode.DENIED, 0)
-    assert "they have read" in stranger.out
+    assert "they have read" in stranger.err
 
     done = _on_github(world, fake, "issue_comment", comment_payload("/gitops-ml run", "rob"))
     assert (done.code, done.trained, done.outputs["verdict"]) == (ExitCode.OK, 6, "pass"), done.err
-    (comment,) = fake.by("github-actions[bot]")
+    comment, answer = fake.by("github-actions[bot]")
+    assert "they have read" in answer.body
     assert "digits: better" in comment.body
     assert fake.statuses[-1]["state"] == "success"
     assert not any("canary" in text for text in (done.out, done.err, done.summary, comment.body))
@@ -518,4 +520,4 @@ def test_ci__on_github__head_moved_after_the_plan__trains_nothing(github):
     done = _on_github(world, fake, "issue_comment", comment_payload("/gitops-ml run", "rob"))
 
     assert (done.code, done.trained) == (ExitCode.DENIED, 0)
-    assert "the approval is for" in done.out
+    assert "the approval is for" in done.err

@@ -60,7 +60,7 @@ def test_ci__label_by_a_writer__trains_this_head_and_not_the_next(github):
     assert on_github(world, fake, labelled(head, "rob", "bug")).trained == 0
     reader = on_github(world, fake, labelled(head, "stranger"))
     assert (reader.code, reader.trained, world.ledger()) == (ExitCode.DENIED, 0, [])
-    assert "`stranger` may not approve this" in reader.out
+    assert "`stranger` may not approve this" in reader.err
 
     done = on_github(world, fake, labelled(head, "rob"))
     assert (done.code, done.trained, done.outputs["verdict"]) == (ExitCode.OK, 6, "pass"), done.err
@@ -82,6 +82,23 @@ def test_ci__stranger_names_the_commit_then_a_writer_does__only_the_writers_trai
     done = on_github(world, fake, comment_payload(f"/gitops-ml run --sha {head}", "rob"), "issue_comment")
     assert (done.code, done.trained) == (ExitCode.OK, 6), done.err
     assert commits_of_records(world) == {head, world.main()}
+
+
+@pytest.mark.parametrize("words", ["rerun --sha {head}", "rerun", "run", "run --sha " + "e" * 40])
+def test_ci__free_training_that_a_stranger_asks_for__is_not_trained_and_says_nothing_else(tmp_path, words):
+    world = World(tmp_path, {**FILES, "experiment.yaml": SPEC})
+    fake = FakeGitHub()
+    head = fake.pulls[7].head = world.push({"experiment.yaml": BETTER})
+    with fake.running():
+        assert on_github(world, fake, pull_payload(head)).trained == 6
+        before = list(fake.statuses), world.ledger(), fake.by("github-actions[bot]")
+        asked = comment_payload(f"/gitops-ml {words.format(head=head)}", "stranger")
+        refused = on_github(world, fake, asked, "issue_comment")
+        comments = fake.by("github-actions[bot]")
+
+    assert (refused.code, refused.trained) == (ExitCode.DENIED, 0)
+    assert (list(fake.statuses), world.ledger(), comments[:1]) == before
+    assert len(comments) == 2, "the answer, beside the comparison"
 
 
 # What is still at work
