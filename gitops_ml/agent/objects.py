@@ -76,7 +76,7 @@ class Lease:
     agent: str
     """SHA-256 of the agent program."""
     wait_until: float
-    """No machine is asked for after this."""
+    """No machine is asked for after this, but for the first round of asking."""
     lifetime_min: int
     """Minutes after its boot at which a machine ends itself, whatever happens: never more than the money allows."""
     expires_at: float

@@ -26,6 +26,8 @@ REPEATS = 6
 _PAUSE_S = (2.0, 60.0)
 _AGAIN_S = (60.0, 300.0)
 _PROPAGATION_S = 60.0
+_FIRST_S = 120.0
+"""How much longer than ``max_wait`` the first round may take; well within a lease's slack."""
 
 
 class NoMachineError(Exception):
@@ -79,11 +81,13 @@ class Launcher:
             for entry in of_turn.tries
             if scope_of(entry.code) is Scope.OFFER
         ]
+        # All are asked once, however short the wait: what answers slowly is not what is waited for.
+        until = lease.wait_until + (_FIRST_S if turn.number == 1 else 0)
         for index in order:
             candidate = candidates[index]
             if index != lost and any(is_blocked(candidate, other, scope) for other, scope in refused):
                 continue
-            if self._now() > lease.wait_until or (turn.tries and self._is_cancelled(lease)):
+            if self._now() > until or (turn.tries and self._is_cancelled(lease)):
                 break
             try:
                 started = self._launch(lease, candidate, user_data, turn)
