@@ -33,7 +33,7 @@ def test_snippet__of_the_project_file__is_accepted():
     project, found = project_from(text.encode())
 
     assert found == ()
-    assert settings_from(project.backends["aws-ec2"]).regions == ("eu-central-1",)
+    assert settings_from(project.backends["aws-ec2"]).regions == ("us-east-1",)
 
 
 def test_parameters__named_for_the_stack__are_those_of_the_template():
