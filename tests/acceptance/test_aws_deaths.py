@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -263,3 +264,38 @@ def test_gc__machine_that_cannot_end_itself__is_ended_after_its_deadline_and_no_
         done = checkout.call("gc", "--end", hours_later=12)
 
         assert [instance.identity for instance in cloud.instances() if not instance.live] == [ours.identity], done.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run__told_to_stop__ends_its_machine_and_the_next_run_goes_on_from_there(number, cloud, checkout):
+    checkout.experiment()
+    checkout.commit()
+    command = checkout.start("run")
+    at_work(cloud)
+
+    command.signal(number)
+    ended = command.ended()
+
+    assert ended.code == 130, ended.text
+    until(lambda: not cloud.live())
+    finished(checkout)
+    assert [instance.tags["gitops-ml:attempt"] for instance in cloud.instances()] == ["1", "2"]
+
+
+def test_release__machine_that_takes_its_time__is_waited_for(cloud, checkout):
+    checkout.experiment()
+    checkout.commit()
+    checkout.open_gate()
+    cloud.linger()
+    command = checkout.start("run")
+
+    until(lambda: any(name.endswith("/result.json") for name in cloud.names("acme/digits/jobs")), seconds=60)
+    until(lambda: [instance.state for instance in cloud.instances()] == ["shutting-down"])
+    asked = len(cloud.calls)
+    until(lambda: sum(call.action == "DescribeInstances" for call in cloud.calls[asked:]) >= 2)
+    assert command.alive, "its machine may still cost money"
+    assert checkout.records() == []
+    cloud.linger(False)
+
+    ended = command.ended()
+    assert ended.code == 0, ended.text
