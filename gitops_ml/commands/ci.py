@@ -156,13 +156,12 @@ class Flow:
             raise UserError(f"the event {event.name or event.kind} names no commit; `--head` does")
         elif steps.reconcile:
             code = self._reconcile(event)
-        elif steps.cancel:
-            self.prepare(event)
-            code = self._cancel(event)
+        elif steps.cancel and self._job in ("plan", "publish"):
+            self._cancel_elsewhere(event)
         elif not steps.nothing:
             self.prepare(event)
             try:
-                code = self._go(event, steps)
+                code = self._cancel(event) if steps.cancel else self._go(event, steps)
             except UserError as error:
                 self._end_pending(event, NO_RESULT)
                 self._console.summary(f"- {markdown.prose(str(error))}\n")
@@ -304,15 +303,7 @@ class Flow:
     def _cancel(self, event: Event) -> int:
         """End what was started for this change alone: head's trials that the baseline does not share."""
         tools = self._tools
-        if event.kind is EventKind.COMMENT:
-            command = command_in(event.comment)
-            assert command is not None
-            asker = self._by(event, "command", event.head or "", command.experiments)
-            if asker.permission not in PERMISSIONS[PERMISSIONS.index("write") :]:
-                raise DeniedError(f"`{event.author}` may not cancel: it takes write permission")
-            names = command.experiments
-        else:
-            names = ()
+        names = self._names_to_cancel(event)
         tools.results.refresh()
         _, planned = self.plan(event, Steps(why="cancel", plan=True), None, names)
         base = {p.trial.key for e in planned.plan.experiments for p in e.base}
@@ -324,6 +315,26 @@ class Flow:
                 ended += 1
         tools.say(f"{ended} training{'' if ended == 1 else 's'} ended")
         return ExitCode.OK
+
+    def _names_to_cancel(self, event: Event) -> tuple[str, ...]:
+        """Return the experiments that a command names, none for all, if its author may cancel."""
+        command = command_in(event.comment) if event.kind is EventKind.COMMENT else None
+        if command is None:
+            return ()
+        asker = self._by(event, "command", event.head or "", command.experiments)
+        if asker.permission not in PERMISSIONS[PERMISSIONS.index("write") :]:
+            raise DeniedError(f"`{event.author}` may not cancel: it takes write permission")
+        return command.experiments
+
+    def _cancel_elsewhere(self, event: Event) -> None:
+        """Say whether the job that trains is to be ended: of that this one sees nothing, on a runner or in a cloud."""
+        try:
+            if self._names_to_cancel(event):
+                raise DeniedError("jobs of their own train all experiments of a change: `/gitops-ml cancel` ends all")
+        except DeniedError as error:
+            self._answer(event, str(error))
+            raise
+        self._outputs["end"] = "true"
 
     def plan(
         self, event: Event, steps: Steps, approval: Approval | None, names: Sequence[str]

@@ -1,5 +1,6 @@
 """``gitops-ml ci`` on what people and clocks ask for: labels, cancels, schedules, ceilings, 40 experiments at once."""
 
+import html
 import io
 import json
 from collections.abc import Iterator
@@ -151,6 +152,46 @@ def test_ci__cancel_by_a_stranger__ends_nothing(live):
     assert done.code == ExitCode.DENIED
     assert "`stranger` may not cancel: it takes write permission" in done.err
     assert len(at_work(tools)) == 2
+
+
+@pytest.mark.parametrize("job", ["plan", "publish"])
+@pytest.mark.parametrize(
+    ("name", "payload"),
+    [
+        ("issue_comment", lambda _: comment_payload("/gitops-ml cancel")),
+        ("pull_request", lambda head: pull_payload(head, "closed")),
+    ],
+)
+def test_ci__cancel_and_close_in_jobs_of_their_own__say_so_to_the_one_that_trains(tmp_path, name, payload, job):
+    world = World(tmp_path, FILES)
+    head = world.push({"experiment.yaml": "no spec"})  # which keeps nobody from closing it
+    git(tmp_path, "clone", "-q", "-b", "wider", world.remote.as_uri(), str(tmp_path / "runner"))
+    done = world.ci(name, payload(head), "--job", job, keep="runner")
+
+    assert (done.code, done.outputs["end"], done.outputs.get("run")) == (ExitCode.OK, "true", None), done.err
+
+
+@pytest.mark.parametrize(
+    ("author", "words", "why"),
+    [
+        ("stranger", "cancel", "`stranger` may not cancel: it takes write permission"),
+        ("dana", "cancel digits", "jobs of their own train all experiments of a change: `/gitops-ml cancel` ends all"),
+    ],
+)
+def test_ci__cancel_that_cannot_be__ends_nothing_and_is_answered(tmp_path, author, words, why):
+    world = World(tmp_path, FILES)
+    world.push({"experiment.yaml": BETTER})
+    git(tmp_path, "clone", "-q", "-b", "wider", world.remote.as_uri(), str(tmp_path / "runner"))
+    plan, publish = (
+        world.ci("issue_comment", comment_payload(f"/gitops-ml {words}", author), "--job", job, keep="runner")
+        for job in ("plan", "publish")
+    )
+
+    assert (plan.code, plan.outputs.get("end")) == (ExitCode.DENIED, None)
+    assert why in plan.err
+    answer = (tmp_path / "runner/.gitops-ml/comment-default.answer.md").read_text()
+    assert why.replace("`", "") in html.unescape(answer.replace("<code>", "").replace("</code>", ""))
+    assert publish.code == ExitCode.DENIED
 
 
 class _Impatient:
