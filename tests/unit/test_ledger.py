@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -499,8 +500,8 @@ def test_push__20_processes_at_once__200_experiments_and_every_clone_unchanged(r
 
 
 KILLER = """#!/bin/sh
-# Counts the calls of git; kills the caller before or after one of them.
-n=$(($(cat $COUNT 2>/dev/null || echo 0) + 1)); echo $n > $COUNT
+# Counts the calls of git, each with a folder so that two at once are two; kills the caller before or after one of them.
+n=1; until mkdir "$COUNT/$n" 2>/dev/null; do n=$((n + 1)); [ $n -gt 999 ] && exit 1; done
 [ "$KILL" = "before $n" ] && { kill -9 $PPID; exit 1; }
 [ "$KILL" = "after $n" ] || exec $REAL "$@"
 $REAL "$@"
@@ -515,14 +516,16 @@ def test_push__killed_before_and_after_each_call_of_git__the_next_one_completes_
     folder = clone(remote, tmp_path / "work")
     before = fingerprint(folder)
     environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "REAL": real, "COUNT": str(tmp_path / "count")}
+    (tmp_path / "count").mkdir()
     whole = writer(folder, "whole", report_files("digits", 0), environ)
     whole.communicate(timeout=60)
     assert whole.returncode == 0
-    calls = int((tmp_path / "count").read_text())
+    calls = len(list((tmp_path / "count").iterdir()))
     survived = []
     for number, (moment, call) in enumerate(itertools.product(("before", "after"), range(1, calls + 1)), start=1):
         files = {**record_files(key_of(number)), **report_files("digits", number)}
-        (tmp_path / "count").unlink()
+        shutil.rmtree(tmp_path / "count")
+        (tmp_path / "count").mkdir()
         process = writer(folder, "first", files, {**environ, "KILL": f"{moment} {call}"})
         process.communicate(timeout=60)
         if process.returncode == 0:
