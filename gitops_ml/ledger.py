@@ -26,6 +26,7 @@ from gitops_ml.records import (
     record_from_json,
     series_from_csv,
 )
+from gitops_ml.source import shown
 from gitops_ml.values import dataclass
 
 if TYPE_CHECKING:
@@ -315,6 +316,7 @@ class Results:
         while True:
             try:
                 tip = self._fetch()
+                self._check_branch(tip)
                 # An answer may have been lost: then one of our commits is already part of the branch.
                 done = next((c for c in reversed(written) if tip and self._repository.is_ancestor(c, tip)), None)
                 if done:
@@ -346,6 +348,16 @@ class Results:
                 self._repository.remember(self._remote, self._ref, commit)
                 self._set_tip(commit)
                 return Pushed(commit=commit, added=tuple(sorted(new)), present=tuple(sorted(present)))
+
+    def _check_branch(self, tip: str | None) -> None:
+        """Refuse a branch of other things: records pushed to `main` would be commits on top of the code."""
+        names = set(self._repository.entries(tip) or ()) if tip else set()
+        others = sorted(name for name in names - {"README.md"} if not name.startswith("."))
+        if others and names.isdisjoint({"records", "attempts", "reports"}):
+            raise GitError(
+                f"{self._branch} on {self._remote} is no ledger: it holds {shown(others[0])}. Results need a branch of "
+                "their own; name another as `ledger: {branch: gitops-ml/reports}` in gitops-ml.yaml"
+            )
 
     def _new(self, files: Mapping[str, bytes], tip: str | None) -> tuple[dict[str, bytes], frozenset[str]]:
         """Return what the ledger at the tip lacks, and the keys of records that it has."""

@@ -249,6 +249,24 @@ def test_push__record_that_is_there__stays_and_is_named(open_results, remote):
     assert git(remote, "log", "--format=%s", BRANCH).split() == ["second", "first"]
 
 
+def test_push__branch_of_code__is_refused_and_loses_nothing(tmp_path, open_results, remote):
+    open_results()
+    with Repository.find(tmp_path / "work", ENVIRON) as repository:
+        results = Results(repository, remote="origin", branch="main", sleep=lambda _: None)
+        results.keep(record_files(key_of(1)))
+        before = git(remote, "rev-parse", "main")
+
+        with pytest.raises(GitError) as caught:
+            results.push("x")
+
+        assert str(caught.value) == (
+            "main on origin is no ledger: it holds `train.py`. Results need a branch of their own; name another as "
+            "`ledger: {branch: gitops-ml/reports}` in gitops-ml.yaml"
+        )
+        assert git(remote, "rev-parse", "main") == before
+        assert sorted(results.kept()) == sorted(record_files(key_of(1)))
+
+
 def test_push__the_same_again__makes_no_commit(open_results, remote):
     results = open_results()
     results.keep(report_files("digits", 5))
