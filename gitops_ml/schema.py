@@ -152,14 +152,19 @@ def _phrased(error: Any, source: Source) -> Iterator[Diagnostic]:
         case "required":
             yield finding("missing-key", f"{place or 'the file'} lacks the key `{error.message}`")
         case "type":
-            wanted, advice = _kinds(accepted, schema), _mend(schema, found, secret=secret)
-            yield finding("wrong-type", f"{place or 'the file'} is {_kind(found)}, not {wanted}{advice}")
+            # A number is named as it is written: of a Python version, 3.10 must not become 3.1.
+            written = source.written(path) if isinstance(found, int | float) else None
+            wanted, advice = _kinds(accepted, schema), _mend(schema, found, written, secret=secret)
+            kind = "empty" if found is None and not path else _kind(found, written)
+            yield finding("wrong-type", f"{place or 'the file'} is {kind}, not {wanted}{advice}")
         case "enum":
             words = ", ".join(map(str, accepted))
             advice = nearest(found, map(str, accepted)) if isinstance(found, str) else ""
             yield finding("unknown-value", f"{place} is {shown(found)}; accepted are: {words}{advice}")
         case "const":
-            yield finding("wrong-value", f"{place} is {shown(found)}; only `{accepted}` is known")
+            quoted = isinstance(found, str) and found == str(accepted)
+            advice = "; write it without quotes" if quoted else f"; only `{accepted}` is known"
+            yield finding("wrong-value", f"{place} is {_kind(found) if quoted else shown(found)}{advice}")
         case "pattern":
             key = "propertyNames" in error.absolute_schema_path
             what = "the value" if secret else shown(found)
@@ -211,25 +216,25 @@ def _kinds(accepted: Any, schema: Mapping[str, Any]) -> str:
     return " or ".join(words)
 
 
-def _kind(value: object) -> str:
+def _kind(value: object, written: str | None = None) -> str:
     match value:
         case bool():
             return f"the boolean {shown(value)}"
         case int() | float():
-            return f"the number {shown(value)}"
+            return f"the number {shown(value if written is None else written)}"
         case str():
             return "a string"
         case _:
             return shown(value)
 
 
-def _mend(schema: Mapping[str, Any], found: object, *, secret: bool) -> str:
+def _mend(schema: Mapping[str, Any], found: object, written: str | None, *, secret: bool) -> str:
     if secret:
         return "; only names stand here, a value comes from the environment of the caller"
     accepted = schema["type"]
     wanted = [accepted] if isinstance(accepted, str) else accepted
     if "string" in wanted and isinstance(found, bool | int | float):
-        text = shown(found)[1:-1]
+        text = shown(found if written is None else written)[1:-1]
         fits = re.search(schema.get("pattern", ""), text)
         return f'; write it in quotes: "{text}"' if fits else _like(schema)
     if ("number" in wanted or "integer" in wanted) and isinstance(found, str):

@@ -62,6 +62,11 @@ class Source:
                 return self.position(path)
         return _place(self._text, index)
 
+    def written(self, path: Sequence[str | int]) -> str | None:
+        """Return the value at the path as it is written, such as ``3.10`` of the number 3.1; None: it is no scalar."""
+        value: str | None = getattr(self._event(path), "value", None)
+        return value
+
     def span(self, path: Sequence[str | int]) -> tuple[int, int] | None:
         """Return where in the text, less a BOM, the value at the path starts and ends; None: there is no such value."""
         event = self._event(path)

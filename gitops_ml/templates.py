@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from gitops_ml.spec import Value
 from gitops_ml.values import dataclass
 
+NAMESPACES = ("params", "data", "trial")
 TRIAL_NAMES = ("seed", "output", "checkpoints", "key")
 
 

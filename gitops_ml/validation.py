@@ -30,7 +30,7 @@ from gitops_ml.spec import (
     Track,
     experiment_from,
 )
-from gitops_ml.templates import TRIAL_NAMES, Malformed, Reference, data_variable, references
+from gitops_ml.templates import NAMESPACES, TRIAL_NAMES, Malformed, Reference, data_variable, references
 
 MAX_TRIALS = 10_000
 """More points times seeds than this are a mistake, not an experiment."""
@@ -381,11 +381,24 @@ class _Checks:
         run = self.spec.run
         if isinstance(run, str):
             yield from self._references(("run",), run, in_shell=True)
+            yield from self._misspelt(("run",), run)
         else:
             for index, argument in enumerate(run):
                 yield from self._references(("run", index), argument, in_shell=False)
             if not run[0].strip():
                 yield self.error(("run", 0), "empty", "the first item of `run` is the program and must not be empty")
+
+    def _misspelt(self, path: Path, template: str) -> Iterator[Diagnostic]:
+        """Warn of what no shell can read and is almost a placeholder; in quotes it may be a program's own."""
+        for found in re.finditer(r"\$\{([A-Za-z_]+)\.[^}$]*\}", template):
+            if found[1] not in NAMESPACES and (near := nearest(found[1], NAMESPACES, likeness=0.75)):
+                yield Diagnostic(
+                    file=self.source.file,
+                    position=self.source.position_in(path, found[0], template.count(found[0], 0, found.start())),
+                    code="unknown-placeholder",
+                    message=f"{shown(found[0])} is no placeholder and goes to the shell{near}",
+                    severity=Severity.WARNING,
+                )
 
     def _references(self, path: Path, template: str, *, in_shell: bool) -> Iterator[Diagnostic]:
         said = set()
