@@ -402,6 +402,7 @@ pre{overflow:auto;max-height:24rem;padding:.7rem;background:var(--soft);border:1
 img{max-width:100%}
 dl{margin:.6rem 0}dt{font-weight:600}dd{margin:0 0 .3rem 1.2rem;color:var(--quiet)}
 sub{line-height:1.4;color:var(--quiet);vertical-align:baseline;font-size:.85em}
+@media (max-width:68rem){th,td{padding:.35rem .45rem}tbody th{min-width:6rem}td:last-child{min-width:7rem}}
 @media (max-width:40rem){th,td{padding:.3rem .5rem}tbody th{min-width:7.5rem}
 .cards thead tr{display:flex;flex-wrap:wrap;border-top:1px solid var(--line)}
 .cards thead th{border:0;padding:.1rem .5rem;font-size:.85em}

@@ -373,7 +373,7 @@ def _charts(
     if images is not None and not images:
         return
     wanted = [name for plot in experiment.plots for name in plot.y]
-    curves = [c for point in experiment.points[:1] for c in point.curves if not wanted or c.name in wanted]
+    curves = [c for c in wording.deciding_curves(experiment) if not wanted or c.name in wanted]
     charts = (chart for chart in map(mermaid, curves[:4]) if chart)
     shown = [(name, url) for name, url in (images or {}).items() if url]
     if shown:
@@ -675,7 +675,9 @@ def machine_lines(entry: ExperimentPlan) -> list[str]:
 
 def plan_text(plan: Plan) -> str:
     """Return a plan for the terminal: a line per trial with the short key that other commands take."""
-    lines = [f"{plan.head.label} {plan.head.commit[:12]}{' with uncommitted work' if plan.head.dirty else ''}"]
+    short = plan.head.commit[:12]
+    name = short if plan.head.label in (short, plan.head.commit) else f"{plan.head.label} {short}"
+    lines = [f"{name}{' with uncommitted work' if plan.head.dirty else ''}"]
     for entry in plan.experiments:
         renamed = f", was {wording.clean(entry.renamed_from)}" if entry.renamed_from else ""
         lines += [

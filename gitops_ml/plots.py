@@ -99,7 +99,9 @@ def _pictures(experiment: ExperimentComparison, matrices: Sequence[Matrix]) -> I
         ) -> "Figure":
             return learning_curves(curves, x=x, x_values=x_values, unit=unit)
 
-        yield _picture(name, f"{_label(curves.name)} by {_label(x)}, baseline and this change", draw_curves)
+        sides = [side for side, seeds in (("baseline", curves.base), ("this change", curves.head)) if seeds]
+        alt = f"{_label(curves.name)} by {_label(_across(curves, x, x_values))}, {' and '.join(sides)}"
+        yield _picture(name, alt, draw_curves)
     if sweep:
         yield from _sweep_pictures(experiment, taken)
     if len(compared) > 1:
@@ -120,10 +122,7 @@ def _pictures(experiment: ExperimentComparison, matrices: Sequence[Matrix]) -> I
 
 def _curves_wanted(experiment: ExperimentComparison) -> Iterator[tuple[Curves, str, Curves | None, str]]:
     """Yield the curves that the spec plots, of the best point in a sweep; none named: those of tracked metrics."""
-    best = experiment.best_head
-    points = [point for point in experiment.points if point.point == best] if best is not None else []
-    chosen = (points or list(experiment.points))[:1]
-    curves = {c.name: c for point in chosen for c in point.curves if c.base or c.head}
+    curves = {c.name: c for c in wording.deciding_curves(experiment) if c.base or c.head}
     units = {metric.track.name: metric.track.unit for metric in experiment.metrics}
     asked = experiment.plots or (Plot(y=tuple(name for name in units if name in curves)[:6]),)
     wanted = [(name, plot.x) for plot in asked for name in plot.y if name in curves]
@@ -159,7 +158,8 @@ def learning_curves(curves: Curves, *, x: str = "step", x_values: Curves | None 
     import numpy as np
 
     figure, axes = _figure()
-    x_label = "seconds since the start" if x == "time" else x
+    across_by = _across(curves, x, x_values)
+    x_label = "seconds since the start" if across_by == "time" else across_by
     sides: list[tuple[str, list[tuple[Array, Array]]]] = []
     bad = 0
     for which, seeds in (("baseline", curves.base), ("this change", curves.head)):
@@ -170,8 +170,6 @@ def learning_curves(curves: Curves, *, x: str = "step", x_values: Curves | None 
             bad += dropped
             if len(across):
                 lines.append((across, up))
-            if (x == "time" and seeds[seed].times is None) or (x not in ("time", "step") and seed not in other):
-                x_label = "step"
         sides.append((which, lines))
     drawn = sum(len(lines) if len(lines) <= 3 else 1 for _, lines in sides)
     extra = sum(2 for _, lines in sides if len(lines) > 1)
@@ -192,6 +190,17 @@ def learning_curves(curves: Curves, *, x: str = "step", x_values: Curves | None 
     else:
         axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center")
     return figure
+
+
+def _across(curves: Curves, x: str, x_values: Curves | None) -> str:
+    """Return what the curves can be drawn by: ``x``, or ``step`` where a seed lacks it."""
+    if x == "step":
+        return x
+    for seeds, other in ((curves.base, x_values and x_values.base), (curves.head, x_values and x_values.head)):
+        for seed, series in seeds.items():
+            if series.times is None if x == "time" else seed not in (other or {}):
+                return "step"
+    return x
 
 
 def _line(series: Series, x: str, other: Series | None) -> "tuple[Array, Array, int]":

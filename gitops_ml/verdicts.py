@@ -232,7 +232,11 @@ def _tested(plain: MetricComparison, setting: Setting) -> MetricComparison:
     track, base, head = plain.track, plain.base, plain.head
     assert base.mean is not None
     sign = -1.0 if track.goal is Goal.MINIMIZE else 1.0
-    found = _finding(_values(head, sign), _values(base, sign), setting.rule.confidence, setting.noise.get(track.name))
+    if head.samples == base.samples:
+        found = _exact(0.0, "both sides are the same trials")  # a point of a sweep that the change left as it was
+    else:
+        noise = setting.noise.get(track.name)
+        found = _finding(_values(head, sign), _values(base, sign), setting.rule.confidence, noise)
     tolerance = track.tolerance.absolute + track.tolerance.relative * abs(base.mean)
     low, high = found.interval or (found.improvement, found.improvement)
     if not all(map(math.isfinite, (found.improvement, low, high, tolerance))):

@@ -13,6 +13,7 @@ from gitops_ml.comparison import (
     Change,
     Comparison,
     Cost,
+    Curves,
     ExperimentComparison,
     GateResult,
     MetricComparison,
@@ -589,13 +590,14 @@ def reasons(experiment: ExperimentComparison) -> list[str]:
 
     What their row says already is left out, and all about those that neither changed nor gate.
     """
-    return [
-        f"{mark(metric.track.name)}: {clean(reason, 300)}"
-        for metric in experiment.metrics
-        if metric.verdict is not Verdict.SAME or metric.track.gate is not Gate.OFF or metric.gate is not GateResult.PASS
-        for reason in metric.reasons
-        if reason != runs(metric)
-    ]
+    names: dict[str, list[str]] = {}
+    for metric in experiment.metrics:
+        if metric.verdict is Verdict.SAME and metric.track.gate is Gate.OFF and metric.gate is GateResult.PASS:
+            continue
+        for reason in metric.reasons:
+            if reason != runs(metric):
+                names.setdefault(clean(reason, 300), []).append(mark(metric.track.name))
+    return [f"{', '.join(dict.fromkeys(of))}: {reason}" for reason, of in names.items()]
 
 
 def sides(change: Change) -> tuple[str | None, str | None]:
@@ -778,6 +780,21 @@ def point_rows(experiment: ExperimentComparison) -> list[tuple[PointComparison, 
         return []
     name = deciding_name(experiment)
     return [(point, metric) for point in experiment.points for metric in point.metrics if metric.track.name == name]
+
+
+def deciding_curves(experiment: ExperimentComparison) -> tuple[Curves, ...]:
+    """Return the curves of what is compared: those of each side's best point in a sweep."""
+    points = experiment.points
+    head = next((one for one in points if one.point == experiment.best_head), points[0] if points else None)
+    if head is None:
+        return ()
+    base = next((one for one in points if one.point == experiment.best_base), head)
+    if base is head:
+        return head.curves
+    of_base = {curves.name: curves.base for curves in base.curves}
+    of_head = {curves.name: curves.head for curves in head.curves}
+    names = dict.fromkeys([*of_head, *of_base])
+    return tuple(Curves(name=name, base=of_base.get(name, {}), head=of_head.get(name, {})) for name in names)
 
 
 def deciding_name(experiment: ExperimentComparison) -> str | None:

@@ -146,3 +146,28 @@ def test_png__is_an_opaque_picture():
     png = plots.pictures(fakes.experiment())[0].png()
 
     assert png.startswith(b"\x89PNG")
+
+
+def test_pictures__sweep_whose_best_point_is_new__draw_each_sides_best():
+    experiment = fakes.sweep_experiment()
+    old, new = experiment.points[:2]
+    gained = dataclasses.replace(new.curves[0], base={})
+    points = (old, dataclasses.replace(new, curves=(gained,)))
+    best = dataclasses.replace(
+        experiment, points=points, best_head=new.point, best_base=old.point, plots=(Plot(y=("accuracy",), x="lacking"),)
+    )
+
+    picture = plots.pictures(best)[0]
+
+    assert picture.alt == "accuracy by step, baseline and this change"
+    assert "baseline (3 seeds)" in picture.svg.decode()
+
+
+def test_pictures__no_baseline__is_not_named():
+    experiment = fakes.experiment()
+    curve = dataclasses.replace(fakes.curves("loss", 1.2, 1.1), base={})
+    alone = dataclasses.replace(experiment.points[0], curves=(curve,))
+
+    picture = plots.pictures(dataclasses.replace(experiment, points=(alone,), plots=(Plot(y=("loss",)),)))[0]
+
+    assert picture.alt == "loss by step, this change"

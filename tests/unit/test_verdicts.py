@@ -495,6 +495,16 @@ def test_judge__sides_and_goal_swapped__same_verdict(base: list[float], head: li
     assert other.verdict is one.verdict
 
 
+def test_judge__two_equal_trials_on_both_sides__are_the_same() -> None:
+    found = verdict([0.9, 0.8], [0.9, 0.8], TRACK)
+
+    assert (found.verdict, found.method, found.reasons) == (
+        Verdict.SAME,
+        "deterministic",
+        ("both sides are the same trials",),
+    )
+
+
 def test_error_rates__few_repeats__within_their_limits() -> None:
     """The whole table is printed by ``python -m bench.bench_statistics``."""
     broken = [line for line in (*lines(DESIGNS, repeats=200), *sweep_lines(repeats=100)) if not line.ok]
