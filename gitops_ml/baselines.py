@@ -268,7 +268,8 @@ class Planner:
         if not specs.experiments:
             looked = ", ".join(self._spec_globs)
             raise UserError(
-                f"no spec is in {_shown(tree.version)}; looked for: {looked}. `gitops-ml.yaml` can say where"
+                f"no spec is in {_shown(tree.version)}; looked for: {looked}. "
+                "`gitops-ml init` writes a first one, `gitops-ml.yaml` can say where they are"
             )
         return specs
 

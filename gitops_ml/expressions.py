@@ -168,7 +168,10 @@ class _Compiler:
         if name not in self.names:
             known = [*self.names, *_WORDS]
             near = difflib.get_close_matches(name.lower(), known, 1)
-            hint = f"did you mean `{near[0]}`?" if near else f"known are: {', '.join(sorted(self.names))}"
+            single = ", ".join(sorted(each for each, several in self.names.items() if not several))
+            holders = ", ".join(f"{each}.{name[:40]}" for each, several in self.names.items() if several)
+            by_name = f"; or with what holds it: {holders}" if holders else ""
+            hint = f"did you mean `{near[0]}`?" if near else f"known are: {single}{by_name}"
             raise self.error(node, f"unknown name `{name[:80]}`; {hint}")
         return lambda row: row.get(name, MISSING)
 

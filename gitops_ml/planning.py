@@ -428,6 +428,8 @@ def side_trials(
 
     runs = [t for point in points(experiment) for seed in experiment.seeds for t in repeats(point, seed)]
     if winner is not None and experiment.sweep is not None:
+        # It may come from a record, whose values stand in another order; people read both beside each other.
+        winner = {name: winner[name] for name in (*experiment.params, *winner) if name in winner}
         runs += [t for seed in experiment.sweep.confirm for t in repeats(winner, seed, confirms=True)]
     return tuple(runs)
 

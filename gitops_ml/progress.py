@@ -161,7 +161,8 @@ def _ended(event: Event) -> str:
         progress = f"  {event.status.progress}" if event.status and event.status.progress else ""
         return f"succeeded in {duration(event.record.attempt.duration_s)}{said}{progress}"
     if event.attempt is not None:
-        return f"{event.attempt.outcome}: {event.attempt.reason}"
+        outcome, reason = str(event.attempt.outcome), event.attempt.reason
+        return reason if reason.startswith(outcome) else f"{outcome}: {reason}"
     return f"{event.kind}: {event.text}"
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from gitops_ml import history
 from gitops_ml.commands._commits import obtained
 from gitops_ml.commands.show import record_named
-from gitops_ml.errors import ExitCode
-from gitops_ml.history import RecordDifference
+from gitops_ml.errors import ExitCode, UserError
+from gitops_ml.history import RecordDifference, matching_keys
 from gitops_ml.planning import Difference, TreeFile
 from gitops_ml.records import Record, number_json
 from gitops_ml.tools import Tools
@@ -19,7 +19,7 @@ FILES = 30
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("before", metavar="A", help="a record's key (8 characters will do)")
+    parser.add_argument("before", metavar="A", help="a record's key (the first 4 characters or more will do)")
     parser.add_argument("after", metavar="B", help="the other record's key")
     parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="how to print it")
     parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
@@ -29,13 +29,22 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     """Print the difference."""
     if not args.offline:
         tools.results.refresh()
-    found = history.record_difference(record_named(args.before, tools), record_named(args.after, tools))
+    found = history.record_difference(_named(args.before, tools), _named(args.after, tools))
     files, note = changed_files(found, tools, offline=args.offline)
     if args.format == "json":
         tools.say(json.dumps(_document(found, files, note), indent=1, allow_nan=False))
     else:
         tools.say((_md if args.format == "md" else _text)(_sections(found, files, note)))
     return ExitCode.OK
+
+
+def _named(name: str, tools: Tools) -> Record:
+    if not matching_keys(name, tools.results.keys()) and tools.repository.resolve(name) is not None:
+        raise UserError(
+            f"`{name[:80]}` is a commit and no record's key; `gitops-ml log --columns key,commit,point` shows keys, "
+            "`gitops-ml compare A B` compares commits"
+        )
+    return record_named(name, tools)
 
 
 def changed_files(found: RecordDifference, tools: Tools, *, offline: bool) -> tuple[Sequence[str] | None, str]:

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -224,7 +224,7 @@ def _text(found: Sequence[Row], columns: Mapping[str, _Value]) -> str:
     from gitops_ml import markdown, wording
 
     rows = [[wording.clean(cell, 60) for cell in line] for line in _cells(found, columns)]
-    header = [wording.clean(_title(name), 40) for name in columns]
+    header = [wording.clean(title, 40) for title in _titles(columns)]
     right = [index for index, name in enumerate(columns) if _is_number(name)]
     return "\n".join(markdown.columns([header, *rows], right=right))
 
@@ -236,7 +236,7 @@ def _md(found: Sequence[Row], columns: Mapping[str, _Value]) -> str:
 
     rows = [[markdown.code(cell) if cell else "" for cell in line] for line in _cells(found, columns)]
     right = [index for index, name in enumerate(columns) if _is_number(name)]
-    return markdown.table([markdown.code(_title(name)) for name in columns], rows, right=right)
+    return markdown.table([markdown.code(title) for title in _titles(columns)], rows, right=right)
 
 
 def _csv(found: Sequence[Row], columns: Mapping[str, _Value]) -> str:
@@ -318,8 +318,9 @@ def _shown(name: str, value: Any) -> str:
     return wording.value_text(value)
 
 
-def _title(name: str) -> str:
-    return name.removeprefix("metrics.")
+def _titles(columns: Iterable[str]) -> list[str]:
+    """Return the headings; a metric that is called like a column keeps its whole name."""
+    return [name if (short := name.removeprefix("metrics.")) in columns else short for name in columns]
 
 
 def _is_number(name: str) -> bool:

@@ -197,7 +197,8 @@ def _experiment(commit: str, record: Record | None, args: argparse.Namespace, to
         if found is None:
             why = broken.get(record.path)
             lacks = f"its spec {record.path} is not valid there: {why}" if why else f"{record.path} is not there"
-            raise UserError(f"{record.key[:12]} was trained at {short}, and {lacks}")
+            where = f"on uncommitted work on top of {short}" if record.dirty else f"at {short}"
+            raise UserError(f"{record.key[:12]} was trained {where}, and {lacks}")
         if args.experiment not in (None, found.name):
             raise UserError(f"{record.key[:12]} is of {found.name}, not of {args.experiment}")
         return specs, found

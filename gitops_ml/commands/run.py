@@ -87,7 +87,8 @@ def carry_out(
     far_jobs = args.jobs or FAR_JOBS
     follow = not args.detach and (args.logs or len(trials) == 1)
     at_a_time = min(jobs, len(here)) + min(far_jobs, len(trials) - len(here))
-    tools.note(f"{_trials(len(trials))} to train, {at_a_time} at a time")
+    why = "to confirm the winner of a sweep" if all(trial.confirms for trial in trials) else "to train"
+    tools.note(f"{_trials(len(trials))} {why}, {at_a_time} at a time")
     progress = Progress(tools.err, trials, tools.environ, logs=follow)
     ports = _ports(tools, progress, on_outputs, origin)
     with _ended_by_sigterm():

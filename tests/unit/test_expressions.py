@@ -10,7 +10,7 @@ from gitops_ml.errors import UserError
 from gitops_ml.expressions import MAX_CHARACTERS, MISSING, ExpressionError, condition, value
 
 NAMES = {"experiment": False, "n": False, "dirty": False, "seeds": False, "params": True, "metrics": True}
-KNOWN = "known are: dirty, experiment, metrics, n, params, seeds"
+KNOWN = "known are: dirty, experiment, n, seeds; or with what holds it:"
 ROW = {
     "experiment": "digits",
     "n": 3,
@@ -76,8 +76,8 @@ def test_condition__row_without_the_mapping__is_false():
             "parms.lr < 0.1",
             "column 1: unknown name `parms`; did you mean `params`?\n  parms.lr < 0.1\n  ^",
         ),
-        ("n and xyzzy", f"column 7: unknown name `xyzzy`; {KNOWN}\n  n and xyzzy\n        ^"),
-        ("  n == é", f"column 8: unknown name `é`; {KNOWN}\n    n == é\n         ^"),
+        ("n and xyz", f"column 7: unknown name `xyz`; {KNOWN} params.xyz, metrics.xyz\n  n and xyz\n        ^"),
+        ("  n == é", f"column 8: unknown name `é`; {KNOWN} params.é, metrics.é\n    n == é\n         ^"),
         ("n = 1", "column 3: `=` is not part of the language; write `==`\n  n = 1\n    ^"),
         ("n == 1 && dirty", "column 8: `&&` is not part of the language; write `and`\n  n == 1 && dirty\n         ^"),
         ("", "column 1: there is no condition here, such as `params.lr < 0.1`\n  \n  ^"),

@@ -264,6 +264,17 @@ def test_side_trials__recorded_repeats__follow_their_first() -> None:
     assert trials[2].key == other.key
 
 
+def test_side_trials__winner_in_another_order__stands_as_the_spec_has_it() -> None:
+    params = {"lr": 0.1, "act": "relu"}
+    exp = experiment(
+        params=params, sweep=Sweep(grid={"lr": (0.1, 0.2), "act": ("relu", "tanh")}, confirm=(10,)), seeds=(0,)
+    )
+
+    trials = planning.side_trials(exp, tree(), SPECS, situation(), winner={"act": "relu", "lr": 0.2})
+
+    assert list(trials[-1].point) == ["lr", "act"]
+
+
 def test_side_trials__winner__trained_on_confirm_seeds() -> None:
     exp = experiment(sweep=Sweep(grid={"lr": (0.1, 0.2)}, confirm=(10, 11)), seeds=(0,))
 

@@ -8,6 +8,7 @@ import pytest
 
 from gitops_ml.git import Repository
 from gitops_ml.ledger import Results, record_path
+from gitops_ml.records import Scalar
 from tests.fakes import ledgers
 from tests.fakes.ledgers import command
 from tests.fakes.repositories import ENVIRON, clone, commit, git, make_remote, make_repository
@@ -58,6 +59,26 @@ def test_log__text__is_newest_first_with_means_and_verdicts(tmp_path, push):
         "digits      aaaaaaaaaaaa  2026-01-05 12:30         1                0.5   0.3  2.00 USD\n"
         "mnist       aaaaaaaaaaaa  2026-01-04 00:00         1                0.7   0.3  0.50 USD\n"
         "digits      aaaaaaaaaaaa  2026-01-03 00:00         3  better      0.951   0.3  1.50 USD\n"
+    )
+
+
+def test_log__metric_called_like_a_column__keeps_its_whole_name(tmp_path, push):
+    push(ledgers.record_files(ledgers.record(scalars=(Scalar(name="n", value=7.0),))))
+
+    said = command(tmp_path / "first", "log", "--columns", "n,metrics.n,metrics.loss")
+
+    assert said.out == "n  metrics.n  loss\n1          7   0.3\n"
+
+
+def test_diff__commits__says_what_compares_them(tmp_path):
+    make_repository(tmp_path / "first", {"train.py": "pass"})
+
+    said = command(tmp_path / "first", "diff", "main", "main")
+
+    assert said.code == 2
+    assert said.err == (
+        "`main` is a commit and no record's key; `gitops-ml log --columns key,commit,point` shows keys, "
+        "`gitops-ml compare A B` compares commits\n"
     )
 
 
