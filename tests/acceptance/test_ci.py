@@ -12,7 +12,18 @@ import pytest
 from gitops_ml.errors import ExitCode
 from gitops_ml.main import main
 from gitops_ml.tools import Tools
-from tests.fakes.ci_jobs import BETTER, HOME, SPEC, TRAIN, WORSE, Result, World, comment_payload, pull_payload
+from tests.fakes.ci_jobs import (
+    BETTER,
+    HOME,
+    SPEC,
+    TRAIN,
+    WORSE,
+    PricedTools,
+    Result,
+    World,
+    comment_payload,
+    pull_payload,
+)
 from tests.fakes.github import FakeGitHub
 from tests.fakes.repositories import ENVIRON, git
 
@@ -359,6 +370,21 @@ def test_ci__training_that_fails__is_published_with_its_log(world):
     assert (done.code, done.outputs["verdict"]) == (ExitCode.FINDINGS, "fail"), done.err
     assert "out of luck" in done.comment
     assert len([path for path in world.ledger() if path.startswith("attempts/")]) == 3
+
+
+def test_ci__training_that_its_environment_approved_and_that_fails__waits_for_nobody(world):
+    world.tools = PricedTools
+    head = world.push({"experiment.yaml": BETTER, "train.py": "import sys\nsys.exit('out of luck')\n"})
+    yes = "--approved-by-environment"
+    plan = world.changed(head, "--job", "plan", "--out", str(world.folder / "plan"), yes)
+    options = ("--job", "run", "--plan", str(world.folder / "plan"), "--out", str(world.folder / "raw"), yes)
+    run = world.changed(head, *options)
+    assert (plan.code, plan.outputs["run"], run.code) == (ExitCode.OK, "true", ExitCode.TRIAL_FAILED), run.err
+
+    options = ("--job", "publish", "--from", str(world.folder / "raw"), "--digest", run.outputs["digest"], yes)
+    done = world.changed(head, *options)
+    assert done.statuses[head]["gitops-ml/digits"]["state"] == "failure", done.statuses
+    assert "out of luck" in done.comment
 
 
 def test_ci__outputs_changed_on_the_way__are_not_published(world):

@@ -407,6 +407,34 @@ def test_gitlab_file__its_commands__parse():
         parser(words[0]).parse_args(words)
 
 
+@pytest.mark.parametrize(
+    ("action", "digest", "given"),
+    [
+        ("access", "", ""),
+        ("access", "ab", "--from gitops-ml-raw --digest ab"),
+        ("start", "", ""),
+        ("start", "ab", "--approved-by-environment --from gitops-ml-raw --digest ab"),
+    ],
+)
+def test_gitlab_file__job_that_publishes__says_approved_only_of_what_trained(tmp_path, action, digest, given):
+    jobs = yaml.safe_load(GITLAB["jobs"])
+    (tmp_path / "gitops-ml").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "gitops-ml").chmod(0o755)
+    lines = [*jobs[".gitops-ml"]["before_script"], jobs["gitops-ml:publish"]["script"][-1]]
+    done = tool(
+        "bash",
+        "-c",
+        "\n".join(lines),
+        cwd=tmp_path,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        GITOPS_ML_INSTALLED="true",
+        GITOPS_ML_ENVIRONMENT_ACTION=action,
+        DIGEST=digest,
+    )
+
+    assert (done.returncode, done.stdout.strip()) == (0, f"ci --job publish {given}".strip()), done.stderr
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """A small project with the action's scripts, a locked wheel, and a build backend that needs nothing."""
