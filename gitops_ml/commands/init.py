@@ -39,7 +39,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     found = scouting.look(top, script=args.script)
     name = args.name or _name(found, top)
     kind = args.ci or _ci_kind(tools.repository.remote_url("origin"), found)
-    files = {f"experiments/{name}.yaml": spec_text(name, found), "gitops-ml.yaml": PROJECT_TEXT, **ci_files(kind)}
+    own = ci_files(kind, tools.repository.default_branch("origin"))
+    files = {f"experiments/{name}.yaml": spec_text(name, found), "gitops-ml.yaml": PROJECT_TEXT, **own}
     if args.dry_run:
         for path, text in files.items():
             tools.say(f"# --- {path}\n{text}")
@@ -88,11 +89,14 @@ def spec_text(name: str, found: Findings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ci_files(kind: str | None) -> dict[str, str]:
-    """Return the CI's file by its path; none for another CI."""
+def ci_files(kind: str | None, default: str | None = None) -> dict[str, str]:
+    """Return the CI's file by its path; none for another CI. ``default``: the default branch, if it is known."""
     if kind == "github":
+        # Branches are globs there; a name that could be one is left for its owner to write.
+        plain = default not in (None, "main", "master") and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", default or "")
+        branches = _scalar(default) if plain and default else "main, master"
         return {
-            ".github/workflows/gitops-ml.yml": _GITHUB.replace("VERSION", _tag()),
+            ".github/workflows/gitops-ml.yml": _GITHUB.replace("BRANCHES", branches).replace("VERSION", _tag()),
             ".github/workflows/gitops-ml-reconcile.yml": _GITHUB_RECONCILE.replace("VERSION", _tag()),
         }
     if kind == "gitlab":
@@ -106,7 +110,7 @@ _GITHUB = f"""\
 name: gitops-ml
 on:
   push:
-    branches: [main, master]
+    branches: [BRANCHES]
   pull_request:
     types: [opened, synchronize, reopened, ready_for_review, labeled, closed]
   issue_comment: # zizmor: ignore[dangerous-triggers] the change is never checked out, and its author is no approver

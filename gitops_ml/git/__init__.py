@@ -350,6 +350,11 @@ class Repository:
             return None
         return CREDENTIALS.sub(r"\1", os.fsdecode(done.stdout).splitlines()[0])
 
+    def default_branch(self, remote: str) -> str | None:
+        """Return the remote's default branch as the clone was told; None: it was not."""
+        done = self._read_git(["symbolic-ref", "-q", f"refs/remotes/{remote}/HEAD"], check=False)
+        return os.fsdecode(done.stdout).strip().removeprefix(f"refs/remotes/{remote}/") or None
+
     @property
     def is_shallow(self) -> bool:
         """The user's clone holds a part of the history only."""

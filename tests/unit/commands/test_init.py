@@ -169,6 +169,33 @@ def test_init__run_again_or_beside_files__overwrites_nothing(tmp_path):
     assert fingerprint(top) == before
 
 
+@pytest.mark.parametrize(
+    ("default", "written"),
+    [
+        ("main", "[main, master]"),
+        (None, "[main, master]"),
+        ("develop", "[develop]"),
+        ("release/2.x", "[release/2.x]"),
+        ("2.0", '["2.0"]'),
+        ("true", '["true"]'),
+        ("a+b", "[main, master]"),
+        ("$(x)]: y", "[main, master]"),
+    ],
+)
+def test_ci_files__default_branch__is_the_one_whose_pushes_count(default, written):
+    assert f"    branches: {written}\n" in ci_files("github", default)[".github/workflows/gitops-ml.yml"]
+
+
+def test_init__clone_that_knows_the_default_branch__names_it(tmp_path):
+    remote = make_repository(tmp_path / "remote", {"train.py": ""})
+    git(remote, "branch", "-q", "-m", "develop")
+    git(tmp_path, "clone", "-q", str(remote), str(tmp_path / "clone"))
+    code, out, err = command(tmp_path / "clone", "init", "--ci", "github", "--dry-run")
+
+    assert code == ExitCode.OK, err
+    assert "    branches: [develop]\n" in out
+
+
 def test_init__dry_run__writes_nothing(tmp_path):
     top = make_repository(tmp_path / "r", {"train.py": ""})
     before = fingerprint(top)
