@@ -1,5 +1,6 @@
 """Trainings on a fake AWS whose machines really run: what is pushed is trained elsewhere, and nothing stays."""
 
+import html
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,7 +91,12 @@ def test_digits__trained_on_aws__leave_records_a_report_and_no_machine(tmp_path,
     assert reported.code == 0, reported.text
     ledger = git(checkout.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports").splitlines()
     assert sum(path.endswith("/record.json") for path in ledger) == 2
-    assert any(path.startswith("reports/") and path.endswith("/report.json") for path in ledger)
+    (page,) = [path for path in ledger if path.startswith("reports/") and path.endswith(".md")]
+    text = html.unescape(git(checkout.remote, "show", f"gitops-ml/reports:{page}"))
+    for instance in cloud.instances():
+        assert instance.identity in text, "who reads the report can look for the machine"
+    assert text.count("terminated") == 2
+    assert "USD" in text
 
 
 def test_digits__pushed_to_main__are_trained_by_ci_and_reported(tmp_path, cloud):
