@@ -132,12 +132,17 @@ class GithubForge:
         )
 
     def change_for(self, commit: str) -> Change | None:
-        """Return the open pull request whose head is the commit."""
+        """Return the open pull request whose head is the commit.
+
+        All are gone through: to ask for a commit's own answers nothing for the head of a fork.
+        """
         doing = f"find the pull request of {commit[:12]}"
-        found = self._patience.keep_trying(
-            lambda: [_change(one) for one in self._api.pages(f"/commits/{quote(commit)}/pulls", doing=doing)]
-        )
-        return next((change for change in found if change.open and change.head == commit), None)
+
+        def ask() -> Change | None:
+            open_ones = (_change(one) for one in self._api.pages("/pulls", doing=doing, query="state=open&"))
+            return next((change for change in open_ones if change.open and change.head == commit), None)
+
+        return self._patience.keep_trying(ask)
 
     def open_changes(self) -> Iterator[Change]:
         """Yield all open pull requests."""

@@ -113,6 +113,18 @@ def test_change_for__head_and_unknown_commit(there):
     assert not change.fork
 
 
+def test_change_for__head_of_a_fork_among_many__is_found(remote):
+    fake = remote.fake
+    if remote.name == "github":
+        fake.pulls |= {n: dataclasses.replace(fake.pulls[7], number=n, head=f"{n:040x}") for n in range(100, 300)}
+        fake.pulls[7].head_repository = "stranger/vision"
+    else:
+        fake.requests[7].source_project = 4711
+
+    found = remote.forge().change_for(HEAD)
+    assert (found.number, found.fork) == (7, True)
+
+
 def test_check__every_line_says_what_was_found(there):
     checks = list(there.forge().check())
 

@@ -187,7 +187,9 @@ class FakeGitHub(Server):
         return self._page(call, [self._simple(pull) for pull in pulls])
 
     def _get_commits_commit_sha_pulls(self, call: Call, token: Token, at: Any) -> Answer:
-        pulls = [pull for pull in self.pulls.values() if pull.head == at["commit_sha"]]
+        # Of the repository's own branches alone: a fork's head is answered with an empty list, open or not.
+        own = [pull for pull in self.pulls.values() if pull.head_repository == self.repository]
+        pulls = [pull for pull in own if pull.head == at["commit_sha"]]
         return self._page(call, [self._simple(pull) for pull in pulls])
 
     def _get_pulls_pull_number(self, call: Call, token: Token, at: Any) -> Answer:
