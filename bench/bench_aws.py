@@ -63,6 +63,7 @@ def first_line(folder: Path) -> bool:
     for label, taken in zip(names, zip(*steps, strict=True), strict=True):
         print(f"  {label:<36}{statistics.median(taken):6.2f} s")
     print(f"  with the start of gitops-ml itself  {statistics.median(wholes):6.2f} s", flush=True)
+    print(f"  all of it on {os.cpu_count()} cores with a load of {os.getloadavg()[0]:.1f}", flush=True)
     return share <= SHARE_S
 
 
