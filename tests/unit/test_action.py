@@ -19,6 +19,7 @@ from action.tables import readme
 from gitops_ml import __version__
 from gitops_ml.commands.init import ci_files
 from gitops_ml.main import parser
+from tests.fakes.repositories import git, write
 
 TOP = Path(__file__).parents[2]
 ACTION = yaml.safe_load((TOP / "action/action.yml").read_text(encoding="utf-8"))
@@ -417,22 +418,40 @@ def test_gitlab_file__its_commands__parse():
     ],
 )
 def test_gitlab_file__job_that_publishes__says_approved_only_of_what_trained(tmp_path, action, digest, given):
-    jobs = yaml.safe_load(GITLAB["jobs"])
-    (tmp_path / "gitops-ml").write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / "gitops-ml").chmod(0o755)
-    lines = [*jobs[".gitops-ml"]["before_script"], jobs["gitops-ml:publish"]["script"][-1]]
-    done = tool(
-        "bash",
-        "-c",
-        "\n".join(lines),
-        cwd=tmp_path,
-        PATH=f"{tmp_path}:{os.environ['PATH']}",
-        GITOPS_ML_INSTALLED="true",
-        GITOPS_ML_ENVIRONMENT_ACTION=action,
-        DIGEST=digest,
-    )
+    if digest:
+        (tmp_path / "gitops-ml.env").write_text(f"CI_API_V4_URL=https://evil.example\nVERDICT=pass\nDIGEST={digest}\n")
+    done = published_on_gitlab(tmp_path, GITOPS_ML_ENVIRONMENT_ACTION=action)
 
     assert (done.returncode, done.stdout.strip()) == (0, f"ci --job publish {given}".strip()), done.stderr
+
+
+@pytest.mark.parametrize("path", ["gitops-ml.env", "gitops-ml-raw/handover.json", "gitops-ml-comparison.json"])
+def test_gitlab_file__change_that_brings_what_the_jobs_hand_over__is_refused(tmp_path, path):
+    write(tmp_path, {path: "DIGEST=ab"})
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", path)
+    done = published_on_gitlab(tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"the change holds files by the names of what the jobs hand over; remove them from it: {path}\n"
+    )
+
+
+def test_gitlab_file__job_that_trains__sets_no_variable_of_another():
+    assert "dotenv" not in yaml.safe_load(GITLAB["jobs"])["gitops-ml:run"]["artifacts"].get("reports", {})
+
+
+def published_on_gitlab(place, **more):
+    """Run what the job `gitops-ml:publish` runs, with a command that only says its arguments."""
+    jobs = yaml.safe_load(GITLAB["jobs"])
+    git(place, "init", "-q")
+    (place / "bin").mkdir()
+    (place / "bin/gitops-ml").write_text('#!/bin/sh\necho "$@"\n')
+    (place / "bin/gitops-ml").chmod(0o755)
+    lines = "\n".join([*jobs[".gitops-ml"]["before_script"], jobs["gitops-ml:publish"]["script"][-1]])
+    variables = {"GITOPS_ML_INSTALLED": "true", "GITOPS_ML_ENVIRONMENT_ACTION": "access"}
+    return tool("bash", "-c", lines, cwd=place, **variables | more, PATH=f"{place}/bin:{os.environ['PATH']}")
 
 
 @pytest.fixture
