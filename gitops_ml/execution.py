@@ -292,8 +292,11 @@ class _Execution:
             # Also when nothing changed since it was attached to: it may have been over then.
             if status.state.final:
                 job.status = status
-                self._finish(job, status)
                 changed = True
+                try:
+                    self._finish(job, status)
+                except UserError as error:  # it is over, and the next run collects it; the others go on
+                    self._refuse(job, error)
             elif status != job.status:
                 changed = changed or not _only_costlier(status, job.status)
                 job.status = status
@@ -318,7 +321,7 @@ class _Execution:
     def _help_on(self, job: _Job) -> None:
         """Ask anew for what the job waits for; from then on it is ours, whoever started it."""
         try:
-            with bundle(job.trial, self._ports.blobs) as made:
+            with bundle(job.trial, self._ports.blobs, self._ports.elsewhere) as made:
                 job.status = job.backend.submit(job.trial, made)
         except UserError as error:
             self._refuse(job, error)
@@ -432,8 +435,12 @@ class _Execution:
         return redacted(text.encode(errors="replace"), [v for v in values if v]).decode(errors="replace")
 
     def _pass_on_log(self, job: _Job) -> None:
-        for line in job.backend.logs(job.trial.key, follow=True):
-            self._emit(Event(kind=EventKind.LINE, trial=job.trial, text=self._clean(job.trial, line)))
+        try:
+            for line in job.backend.logs(job.trial.key, follow=True):
+                self._emit(Event(kind=EventKind.LINE, trial=job.trial, text=self._clean(job.trial, line)))
+        except UserError as error:
+            text = f"gitops-ml: the log is not followed any more: {error}"
+            self._emit(Event(kind=EventKind.LINE, trial=job.trial, text=text))
 
     def _emit(self, event: Event) -> None:
         with self._emitting:

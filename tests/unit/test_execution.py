@@ -1,6 +1,5 @@
 """Plans carried out with real agents: every outcome, and every way to be cut off."""
 
-import dataclasses
 import math
 import os
 import signal
@@ -288,26 +287,36 @@ def test_collect__one_over_one_failed_one_at_work_and_one_unknown__starts_nothin
     }
 
 
-def test_collect__outputs_that_cannot_be_had__do_not_keep_the_others(here: Here) -> None:
+class Forgetful:
+    """A backend that has lost one job's outputs."""
+
+    def __init__(self, backend: LocalBackend, lost: Trial) -> None:
+        self._backend = backend
+        self._lost = lost
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backend, name)
+
+    def collect(self, key: str, into: Path) -> None:
+        if key == self._lost.key:
+            raise UserError("its outputs are gone")
+        self._backend.collect(key, into)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_outputs__that_cannot_be_had__do_not_keep_the_others(here: Here, detached: bool) -> None:
     one, other = trial("true"), trial("true # other")
-    for of in (one, other):
-        here.submit(of)
-    until(lambda: all(here.backend.poll([of.key])[of.key].state.final for of in (one, other)))
+    if detached:
+        for of in (one, other):
+            here.submit(of)
+        until(lambda: all(here.backend.poll([of.key])[of.key].state.final for of in (one, other)))
+    here.backend = Forgetful(here.backend, one)  # type: ignore[assignment]
 
-    class Forgetful:
-        def __getattr__(self, name: str) -> object:
-            return getattr(here.backend, name)
-
-        def collect(self, key: str, into: Path) -> None:
-            if key == one.key:
-                raise UserError("its outputs are gone")
-            here.backend.collect(key, into)
-
-    ports = dataclasses.replace(here.ports(), backend=lambda _: ("local", Forgetful()))
-    summary = collect([one, other], ports)
+    summary = collect([one, other], here.ports()) if detached else here.execute(one, other)
 
     assert [(of.key, str(error)) for of, error in summary.refused] == [(one.key, "its outputs are gone")]
     assert [record.key for record in summary.records] == [other.key]
+    assert summary.going_on == ()
 
 
 def test_execute__failure_that_nobody_saw__is_kept_before_the_next_attempt(here: Here, tmp_path: Path) -> None:
@@ -382,6 +391,24 @@ def test_execute__follow__passes_on_the_log(here: Here) -> None:
 
     assert [event.text for event in here.events if event.kind is EventKind.LINE] == ["one", "two"]
     assert here.events[-1].kind is EventKind.SUCCEEDED
+
+
+def test_execute__follow_a_log_that_breaks_off__says_so_and_goes_on(here: Here) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> object:
+            return getattr(local, name)
+
+        def logs(self, key: str, *, follow: bool) -> Iterator[str]:
+            yield "one"
+            raise ServiceError("AWS does not answer")
+
+    local, here.backend = here.backend, Broken()  # type: ignore[assignment]
+
+    summary = here.execute(trial("true"), follow=True)
+
+    lines = [event.text for event in here.events if event.kind is EventKind.LINE]
+    assert lines == ["one", "gitops-ml: the log is not followed any more: AWS does not answer"]
+    assert len(summary.records) == 1
 
 
 def _sibling(of: Trial, seed: int) -> Trial:
