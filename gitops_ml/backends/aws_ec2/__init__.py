@@ -30,6 +30,7 @@ is found by ``gitops-ml gc``.
 Secrets that a spec names are SSM parameters: ``/gitops-ml/REPOSITORY/NAME``, read by the machine alone.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -38,11 +39,11 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gitops_ml import ci
+from gitops_ml import aws, ci
 from gitops_ml.agent import objects
 from gitops_ml.agent.files import Lock
 from gitops_ml.agent.objects import Lease
@@ -87,12 +88,10 @@ class AwsEc2Backend:
         environ = context.environ
         regions = self._settings.regions
         self._region = regions[0] if regions else environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ""
-        self._cloud_ = Cloud(self._region, environ, clock=clock, wait=wait)
-        self._launcher = Launcher(
-            self._cloud_, self._journal, places=self._places(), now=self._now, wait=wait, jitter=jitter
-        )
+        self._jitter = jitter
+        self._cloud_in = functools.cache(lambda region: Cloud(region, environ, clock=clock, wait=wait))
         self._watcher = Watcher(
-            lambda: self._cloud, self._journal, repository=context.repository, now=self._now, clock=clock
+            self._cloud_in, self._journal, repository=context.repository, now=self._now, clock=clock
         )
         self._preparer = Preparer(
             context,
@@ -227,9 +226,9 @@ class AwsEc2Backend:
         found = watched.instance if watched is not None else None
 
         def end() -> None:
-            machines = [found] if found else [one.id for one in self._watcher.machines([key]).get(key, ()) if one.live]
-            for one in machines:
-                self._cloud.terminate(one, quick=True)
+            known = () if found else self._watcher.machines([lease]).get(key, ())
+            for one in [found] if found else [one.id for one in known if one.live]:
+                self._cloud_in(terms_of(lease).region).terminate(one, quick=True)
 
         errors = within(_EXIT_S, [lambda: self._journal.put(name, marker.encode()), end])
         self._watcher.forget(key)
@@ -239,7 +238,9 @@ class AwsEc2Backend:
 
     def leftovers(self, now: datetime) -> Iterator[Leftover]:
         """Find machines, disks, interfaces, requests and objects that outlived what they are for."""
-        yield from leftovers(self._cloud, self._journal, self._context.repository, self.jobs(), now)
+        right = now + timedelta(seconds=aws.clock_offset_s())
+        regions = {self._cloud.region, *self._settings.regions}
+        yield from leftovers(self._cloud_in, regions, self._journal, self._context.repository, self.jobs(), right)
 
     @property
     def _cloud(self) -> Cloud:
@@ -248,7 +249,7 @@ class AwsEc2Backend:
                 "backends.aws-ec2: no region is named; write `backends: {aws-ec2: {regions: [us-east-1]}}` in "
                 "gitops-ml.yaml, or set AWS_REGION"
             )
-        return self._cloud_
+        return self._cloud_in(self._region)
 
     # Asking for one
 
@@ -265,7 +266,7 @@ class AwsEc2Backend:
         orphaned = not last.closed and last.place == self._place()
         if now < last.free_at() and not orphaned:
             return
-        if self._watcher.machines([lease.key]).get(lease.key):
+        if any(one.attempt == lease.number for one in self._watcher.machines([lease]).get(lease.key, ())):
             return
         turn = self._journal.open_turn(lease, last.number + 1, self._place(), now)
         if turn is not None:
@@ -275,12 +276,20 @@ class AwsEc2Backend:
         """Use the turn and return how far it came."""
         from gitops_ml.agent.bootstrap import user_data
 
+        region = terms_of(lease).region
         try:
-            text = user_data(lease, self._context.storage_uri or "", self._region)
+            text = user_data(lease, self._context.storage_uri or "", region)
         except ValueError as error:
             raise UserError(f"gitops-ml.yaml: storage: {error}") from error
         try:
-            done = self._launcher.ask(lease, text, turn, earlier)
+            done = Launcher(
+                self._cloud_in(region),
+                self._journal,
+                places=self._places(),
+                now=self._now,
+                wait=self._wait,
+                jitter=self._jitter,
+            ).ask(lease, text, turn, earlier)
         except NoMachineError as refused:
             self._close(lease, refused.error)
             raise refused.error from refused
@@ -323,10 +332,11 @@ class AwsEc2Backend:
     # Small things
 
     def _now(self) -> float:
-        return self._context.now().timestamp()
+        # As AWS says that it is, where this machine's clock is so wrong that a request was refused.
+        return self._context.now().timestamp() + aws.clock_offset_s()
 
     def _place(self) -> str:
-        return f"{socket.gethostname()}:{self._context.state.absolute()}"
+        return f"{socket.gethostname()}:{_boot()}:{self._context.state.absolute()}"
 
     def _owner(self) -> str:
         context = ci.context(self._context.environ)
@@ -339,6 +349,14 @@ class AwsEc2Backend:
         return Places(
             repository=self._context.repository or "ORG/REPO", bucket=bucket or "BUCKET", prefix=prefix.strip("/")
         )
+
+
+def _boot() -> str:
+    """Return what tells this machine from others of the same name, as those of a CI service are; empty: nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _checked(entry: Any, key: str) -> tuple[str, str]:

@@ -154,8 +154,9 @@ class Cloud:
 
         def look(name: str) -> bool:
             how = {"ParameterFilters": [{"Key": "Name", "Option": "Equals", "Values": [name]}]}
-            answer = self._ask("ssm:DescribeParameters", lambda: self._client("ssm").describe_parameters(**how))
-            return any(row.get("Name") == name for row in answer["Parameters"])
+            # SSM may answer with an empty page, and what is looked for on the next one.
+            pages = self._pages("ssm:DescribeParameters", "describe_parameters", how, service="ssm")
+            return any(row.get("Name") == name for page in pages for row in page["Parameters"])
 
         return [name for name in names if not self._once(("secret", name), functools.partial(look, name))]
 
@@ -352,8 +353,8 @@ class Cloud:
             found: _T = self._known[what]
             return found
 
-    def _pages(self, action: str, call: str, how: Mapping[str, Any]) -> list[Any]:
-        client = self._client("ec2")
+    def _pages(self, action: str, call: str, how: Mapping[str, Any], *, service: str = "ec2") -> list[Any]:
+        client = self._client(service)
         pages: list[Any] = self._ask(action, lambda: list(client.get_paginator(call).paginate(**how)))
         return pages
 

@@ -8,7 +8,7 @@ from typing import Any
 from gitops_ml.backends.aws_ec2.candidates import Candidate
 from gitops_ml.backends.aws_ec2.leases import terms_of
 from gitops_ml.backends.aws_ec2.money import LEAST_BILLED_S
-from gitops_ml.backends.aws_ec2.verdicts import Instance, Seen, time_of
+from gitops_ml.backends.aws_ec2.verdicts import PREEMPTED, Instance, Seen, time_of
 from gitops_ml.backends.base import JobState, JobStatus, Machine
 from gitops_ml.records import Hardware, RecordError, Usage, usage_from_json, usage_to_json
 from gitops_ml.values import dataclass
@@ -102,7 +102,7 @@ def usage_of(seen: Seen) -> Usage | None:
         usd_per_hour=None if price is None else float(price.usd_per_hour),
         price_source="" if price is None else price.source,
         price_date="" if price is None else price.date,
-        billed_s=0.0 if instance is None else billed_s(instance, seen.now),
+        billed_s=0.0 if instance is None else billed_s(seen, instance),
         final_state=instance.state if instance is not None else "none",
         worst_usd=None if terms.worst_usd is None else float(terms.worst_usd),
         tries=asking.refused,
@@ -110,10 +110,47 @@ def usage_of(seen: Seen) -> Usage | None:
     )
 
 
-def billed_s(instance: Instance, now: float) -> float:
+def billed_s(seen: Seen, instance: Instance) -> float:
     """Return how long the machine was paid for, up to now: from its launch to its end, a minute at least."""
-    until = instance.ended_at if instance.ended_at is not None and not instance.live else now
-    return round(max(LEAST_BILLED_S, until - instance.launched_at), 3)
+    return round(max(LEAST_BILLED_S, _paid_until(seen, instance) - instance.launched_at), 3)
+
+
+def _paid_until(seen: Seen, instance: Instance) -> float:
+    if instance.live:
+        return seen.now
+    if instance.ended_at is not None:
+        return instance.ended_at
+    # EC2 does not say when. Its own end comes at the latest when its time is over.
+    latest = min(seen.now, instance.launched_at + seen.lease.lifetime_min * 60)
+    if seen.result is None and instance.reason not in PREEMPTED:
+        return latest
+    signs = [(seen.result or {}).get("ended_at"), seen.heartbeat.at if seen.heartbeat is not None else None]
+    known = [moment.timestamp() for sign in signs if (moment := time_of(sign)) is not None]
+    return min(latest, max(known)) if known else latest
+
+
+def remembered(seen: Seen) -> Instance | None:
+    """Return a machine that EC2 has forgotten, an hour after its end, as others know it; None: there was none."""
+    said = (seen.result or {}).get("machine")
+    said = said if isinstance(said, dict) else {}
+    asking, beat = seen.asking, seen.heartbeat
+    identity = asking.started or str(said.get("id") or "") or (beat.machine if beat is not None else "")
+    if not identity:
+        return None
+    of = asking.candidate
+    begun = time_of((seen.result or {}).get("started_at"))
+    return Instance(
+        id=identity,
+        state="terminated",
+        reason="",
+        instance_type=of.instance_type if of is not None else str(said.get("type") or ""),
+        zone=of.zone if of is not None else str(said.get("zone") or ""),
+        market=of.market.value if of is not None else str(said.get("market") or ""),
+        launched_at=asking.started_at or (begun.timestamp() if begun is not None else seen.lease.created_at),
+        ended_at=None,
+        key=seen.lease.key,
+        attempt=seen.lease.number,
+    )
 
 
 def hardware_of(result: Mapping[str, Any], instance_type: str) -> Hardware | None:

@@ -48,6 +48,8 @@ class Turn:
     tries: tuple[Try, ...] = ()
     started: str = ""
     started_at: float = 0
+    candidate: int | None = None
+    """What was started, by its place in the lease."""
     spent: bool = False
     closed: bool = False
     retry_at: float = 0
@@ -62,6 +64,8 @@ class Journal:
 
     def __init__(self, storage: Callable[[], Storage]) -> None:
         self._storage = storage
+        self._closed: dict[tuple[str, int, int], Turn] = {}
+        """Turns that change no more: a long wait has hundreds."""
 
     # Attempts
 
@@ -110,6 +114,9 @@ class Journal:
         numbers = {1, *(int(part) for name in names if (part := name[len(prefix) :][:4]).isdecimal())}
         found = []
         for number in sorted(numbers):
+            if (turn := self._closed.get((lease.key, lease.number, number))) is not None:
+                found.append(turn)
+                continue
             place, at = terms_of(lease).place, lease.created_at
             if (name := f"{prefix}{number:04d}.json") in names:
                 opened = json.loads(self.get(name) or b"{}")
@@ -124,6 +131,8 @@ class Journal:
                     tries=tuple(Try(**entry) for entry in said.get("tries", ())),
                 )
             found.append(turn)
+            if turn.closed:
+                self._closed[lease.key, lease.number, number] = turn
         return found
 
     def open_turn(self, lease: Lease, number: int, place: str, now: float) -> Turn | None:
@@ -190,12 +199,14 @@ def asking_of(lease: Lease, turns: Sequence[Turn]) -> Asking:
     candidates = terms_of(lease).candidates
     last = turns[-1]
     started = next((turn for turn in turns if turn.started), None)
+    place = started.candidate if started is not None else None
     return Asking(
         refused=tuple(
             f"{candidates[entry.candidate]}: {entry.code}" for turn in turns for entry in turn.tries if entry.code
         ),
         started=started.started if started else "",
         started_at=started.started_at if started else 0,
+        candidate=candidates[place] if place is not None else None,
         spent=any(turn.spent for turn in turns),
         busy_until=0 if last.closed else last.free_at(),
         retry_at=last.free_at(),

@@ -28,6 +28,8 @@ _AGAIN_S = (60.0, 300.0)
 _PROPAGATION_S = 60.0
 _FIRST_S = 120.0
 """How much longer than ``max_wait`` the first round may take; well within a lease's slack."""
+_BEFORE = (Scope.CREDENTIALS, Scope.PERMISSION)
+"""What EC2 looks at before the token: such an answer says nothing of the same request sent earlier."""
 
 
 class NoMachineError(Exception):
@@ -90,7 +92,7 @@ class Launcher:
             if self._now() > until or (turn.tries and self._is_cancelled(lease)):
                 break
             try:
-                started = self._launch(lease, candidate, user_data, turn)
+                started = self._launch(lease, candidate, user_data, turn, lost=index == lost)
             except RefusedError as error:
                 turn = self._noted(lease, turn, index, error)
                 if error.scope is Scope.SPENT:
@@ -101,7 +103,8 @@ class Launcher:
                     raise NoMachineError(said) from error
                 refused.append((candidate, error.scope))
                 continue
-            turn = dataclasses.replace(turn, started=started, started_at=self._now(), at=self._now(), closed=True)
+            now = self._now()
+            turn = dataclasses.replace(turn, started=started, started_at=now, candidate=index, at=now, closed=True)
             self._journal.keep_turn(lease, turn)
             if self._is_cancelled(lease):
                 self._cloud.terminate(started)
@@ -112,8 +115,15 @@ class Launcher:
         self._journal.keep_turn(lease, turn)
         return turn
 
-    def _launch(self, lease: Lease, candidate: Candidate, user_data: str, turn: Turn) -> str:
+    def _launch(self, lease: Lease, candidate: Candidate, user_data: str, turn: Turn, *, lost: bool) -> str:
         """Send the request until there is an answer, and return the machine's id.
+
+        Args:
+            lease: of the attempt.
+            candidate: what is asked for.
+            user_data: of its machine.
+            turn: ours.
+            lost: an earlier turn may have sent the same request, and its machine be there.
 
         Raises:
             RefusedError: there is none to be had.
@@ -138,13 +148,20 @@ class Launcher:
                         return found
                     raise
                 if not error.scope.repeats or (error.scope is Scope.NOT_YET and self._now() > until):
+                    if lost and error.scope in _BEFORE:
+                        break
                     raise
+                lost = lost or error.scope is Scope.AMBIGUOUS
             self._wait(pause_s * self._jitter())
             pause_s = min(_PAUSE_S[1], pause_s * 2)
             # A sign that this turn goes on.
             self._journal.keep_turn(lease, dataclasses.replace(turn, at=self._now()))
         if (found := self._found(lease)) is not None:
             return found
+        if last.scope in _BEFORE:
+            said = problem("ec2:RunInstances", last.code, last.message, self._cloud.region, self._places)
+            hint = f"an earlier request may have started {candidate}; run again: the same one is sent first"
+            raise ServiceError(f"{said}\n{hint}", lasting=True)
         raise ServiceError(
             f"EC2 did not answer whether it started {candidate} ({last.code}, asked {REPEATS + 1} times); "
             "run again: the same request is sent first"

@@ -1,12 +1,14 @@
 """What outlived what it is for: machines, disks, interfaces, requests and objects of this repository, and no other."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from gitops_ml.agent import objects
 from gitops_ml.backends.aws_ec2.cloud import Cloud, Resource
 from gitops_ml.backends.aws_ec2.journal import Journal
+from gitops_ml.backends.aws_ec2.leases import terms_of
 from gitops_ml.backends.aws_ec2.requests import TAG_EXPIRES, TAG_KEY
+from gitops_ml.backends.aws_ec2.together import each
 from gitops_ml.backends.aws_ec2.verdicts import Instance, time_of
 from gitops_ml.backends.base import Job, Leftover
 
@@ -17,14 +19,42 @@ FLOOR_S = 600.0
 
 
 def leftovers(
-    cloud: Cloud, journal: Journal, repository: str, jobs: Sequence[Job], now: datetime
+    cloud_in: Callable[[str], Cloud],
+    regions: Iterable[str],
+    journal: Journal,
+    repository: str,
+    jobs: Sequence[Job],
+    now: datetime,
 ) -> Iterator[Leftover]:
-    """Find machines, disks, interfaces, requests and objects that outlived what they are for."""
+    """Find what outlived what it is for, in these regions and in those where a known job may have a machine."""
     moment = now.timestamp()
-    machines = cloud.instances(repository)
-    for one in machines:
+    leases = dict(zip((job.key for job in jobs), each(lambda job: journal.newest(job.key), jobs), strict=True))
+    used = {terms_of(lease).region for lease in leases.values() if lease is not None}
+    live: set[str] = set()
+    for region in sorted({*regions, *used}):
+        yield from _in_region(cloud_in(region), journal, repository, moment, live)
+    for job in jobs:
+        lease = leases[job.key]
+        until = lease.expires_at if lease is not None else job.submitted_at.timestamp()
+        if job.key not in live and moment > until + KEEP_S:
+            yield Leftover(
+                kind="objects in the storage",
+                identity=f"jobs/{job.key}",
+                key=job.key,
+                since=time_of(until) or now,
+                end=_sweep_of(journal, job.key),
+            )
+
+
+def _in_region(cloud: Cloud, journal: Journal, repository: str, moment: float, live: set[str]) -> Iterator[Leftover]:
+    """Find machines, disks, interfaces and requests; the keys of all machines that live go into ``live``."""
+    now = datetime.fromtimestamp(moment, UTC)
+    for one in cloud.instances(repository):
+        if not one.live:
+            continue
+        live.add(one.key)
         since = _expired(one.expires, one.launched_at, moment)
-        if one.live and (since is not None or _is_over(journal, one, moment)):
+        if since is not None or _is_over(journal, one, moment):
             yield Leftover(
                 kind="machine",
                 identity=f"{one.id} ({one.instance_type} in {one.zone}, {one.state})",
@@ -42,18 +72,6 @@ def leftovers(
                 since=time_of(since) or now,
                 end=_removal_of(cloud, resource),
             )
-    live = {one.key for one in machines if one.live}
-    for job in jobs:
-        lease = journal.newest(job.key)
-        until = lease.expires_at if lease is not None else job.submitted_at.timestamp()
-        if job.key not in live and moment > until + KEEP_S:
-            yield Leftover(
-                kind="objects in the storage",
-                identity=f"jobs/{job.key}",
-                key=job.key,
-                since=time_of(until) or now,
-                end=_sweep_of(journal, job.key),
-            )
 
 
 def _is_over(journal: Journal, one: Instance, now: float) -> bool:
@@ -62,7 +80,7 @@ def _is_over(journal: Journal, one: Instance, now: float) -> bool:
         return False
     lease = journal.lease(one.key, one.attempt)
     if lease is None:
-        return True
+        return False  # of another storage's jobs perhaps; past its time it is found by its tag
     name = journal.name
     return any(journal.get(name(lease, part)) for part in ("result.json", "cancel.json", "ending.json"))
 

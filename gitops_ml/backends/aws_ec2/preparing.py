@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gitops_ml import aws
 from gitops_ml.agent import objects
 from gitops_ml.agent.objects import Lease
 from gitops_ml.backends.aws_ec2 import money, prices
@@ -17,6 +18,7 @@ from gitops_ml.backends.aws_ec2.journal import Journal
 from gitops_ml.backends.aws_ec2.leases import Terms, lease_for, secret_name
 from gitops_ml.backends.aws_ec2.settings import DEFAULT_IMAGE, Settings
 from gitops_ml.backends.base import Bundle, Context
+from gitops_ml.datasets import CREDENTIALS
 from gitops_ml.errors import TrialError, UserError
 from gitops_ml.planning import Trial
 
@@ -63,11 +65,13 @@ class Preparer:
 
         experiment, settings = trial.experiment, self._settings
         secrets = {name: secret_name(self._context.repository, name) for name in experiment.environment.secrets}
-        if missing := self._cloud().missing_secrets(list(secrets.values())):
+        missing = self._cloud().missing_secrets(list(secrets.values()))
+        if missing:
             raise UserError(
                 f"{experiment.path}: environment.secrets: there is no SSM parameter {', '.join(missing)} in "
                 f"{self._region}; `aws ssm put-parameter --type SecureString --name NAME --value ...` makes it"
             )
+        secrets |= self._for_data(bundle)
         image = self._cloud().image(ami=settings.ami, parameter=settings.image or DEFAULT_IMAGE)
         asked = self._candidates(trial, self._endings_before(trial.key, last))
         gib = money.disk_gib(experiment, image.size_gib)
@@ -121,6 +125,13 @@ class Preparer:
         )
         return dataclasses.replace(lease, index_url=settings.index_url or "")
 
+    def _for_data(self, bundle: Bundle) -> dict[str, str]:
+        """Return where the credentials are that fetching data may need, of those that are there; S3's is the role."""
+        names = sorted(name for name in CREDENTIALS.intersection(bundle.variables) if not name.startswith("AWS_"))
+        places = {name: secret_name(self._context.repository, name) for name in names}
+        absent = self._cloud().missing_secrets(list(places.values()))
+        return {name: place for name, place in places.items() if place not in absent}
+
     def _candidates(self, trial: Trial, before: Sequence[Ending]) -> tuple[Candidate, ...]:
         experiment, settings = trial.experiment, self._settings
         types = fitting_types(experiment, settings)
@@ -168,4 +179,4 @@ class Preparer:
         return self._cloud().region
 
     def _now(self) -> float:
-        return self._context.now().timestamp()
+        return self._context.now().timestamp() + aws.clock_offset_s()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gitops_ml.agent.objects import Heartbeat, Lease
+from gitops_ml.backends.aws_ec2.candidates import Candidate
 from gitops_ml.backends.aws_ec2.leases import SLACK_S, terms_of
 from gitops_ml.backends.base import JobState, Machine
 from gitops_ml.values import dataclass
@@ -55,6 +56,8 @@ class Asking:
     started: str = ""
     """Id of the instance that a request got."""
     started_at: float = 0
+    candidate: Candidate | None = None
+    """What was started."""
     spent: bool = False
     """A request's token had its machine already, and that is gone."""
     busy_until: float = 0
@@ -105,10 +108,13 @@ def verdict(seen: Seen) -> Verdict:
     """Return how the attempt stands."""
     machine = _machine(seen)
     if seen.result is not None:
-        return _with_result(seen.result, machine)
+        return _with_result(seen, seen.result, machine)
     if seen.cancel is not None:
         if machine is Machine.LIVE:
             return Verdict(state=JobState.COLLECTING, reason="being cancelled", machine=machine, act=Act.END)
+        if machine is Machine.NONE and seen.asking.busy_until > seen.now:
+            # A request may be under way; whose machine it gets is ended as soon as it is seen.
+            return Verdict(state=JobState.COLLECTING, reason="being cancelled", machine=machine)
         return Verdict(state=JobState.CANCELLED, reason=_cancelled(seen.cancel), machine=machine)
     if seen.instance is None:
         return _without_machine(seen)
@@ -130,7 +136,7 @@ def _machine(seen: Seen) -> Machine:
     return Machine.RELEASING if seen.instance.state == "shutting-down" else Machine.GONE
 
 
-def _with_result(result: Mapping[str, Any], machine: Machine) -> Verdict:
+def _with_result(seen: Seen, result: Mapping[str, Any], machine: Machine) -> Verdict:
     if machine in (Machine.LIVE, Machine.RELEASING):
         act = Act.END if machine is Machine.LIVE else Act.NOTHING
         progress = str(result.get("progress") or "")
@@ -141,6 +147,13 @@ def _with_result(result: Mapping[str, Any], machine: Machine) -> Verdict:
         state = JobState.WAITING
     if not state.final:
         return Verdict(state=JobState.FAILED, reason="its result names no known outcome", machine=machine)
+    cause = result.get("cause")
+    if cause == "deadline":
+        return _out_of_time(seen, machine)
+    code = seen.instance.reason if seen.instance is not None else ""
+    # All that the machine knows then is that it was to shut down.
+    if cause == "shutdown" and seen.instance is not None and (seen.condemned is not None or code in _TOLD):
+        return _gone(seen, seen.instance)
     return Verdict(
         state=state,
         reason=str(result.get("reason") or ""),
@@ -232,18 +245,25 @@ def _gone(seen: Seen, instance: Instance) -> Verdict:
     lived_s = (instance.ended_at or seen.now) - instance.launched_at
     if code == "Client.InstanceInitiatedShutdown":
         if lived_s >= seen.lease.lifetime_min * 60 - 60:
-            by = terms_of(seen.lease).bounded_by
-            state = JobState.OVER_BUDGET if by == "budget.max_cost" else JobState.TIMED_OUT
-            return over(state, f"its machine reached its {seen.lease.lifetime_min} min, which {by} sets")
+            return _out_of_time(seen, Machine.GONE)
         return over(JobState.LOST, "its machine shut itself down and left no result")
-    if code == "Client.UserInitiatedShutdown":
+    if code == _BY_SOMEBODY:
         return over(JobState.CANCELLED, "somebody ended its machine")
     if code.startswith("Client."):
         return over(JobState.FAILED, f"its machine could not be started ({code})")
     return over(JobState.LOST, f"its machine is gone and left no result ({code or 'no reason is given'})")
 
 
+def _out_of_time(seen: Seen, machine: Machine) -> Verdict:
+    by = terms_of(seen.lease).bounded_by
+    state = JobState.OVER_BUDGET if by == "budget.max_cost" else JobState.TIMED_OUT
+    reason = f"its machine reached its {seen.lease.lifetime_min} min, which {by} sets"
+    return Verdict(state=state, reason=reason, machine=machine)
+
+
 PREEMPTED = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
+_BY_SOMEBODY = "Client.UserInitiatedShutdown"
+_TOLD = (*PREEMPTED, _BY_SOMEBODY)
 # What EC2 finds out only after it has accepted the request.
 NEVER_RAN: Mapping[str, tuple[JobState, str]] = {
     "Server.InsufficientInstanceCapacity": (JobState.LOST, "AWS had no such machine after all"),

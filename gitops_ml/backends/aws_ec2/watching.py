@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from gitops_ml.agent.objects import Heartbeat, Lease
 from gitops_ml.backends.aws_ec2 import money
 from gitops_ml.backends.aws_ec2.cloud import Cloud
-from gitops_ml.backends.aws_ec2.endings import Ending, ending_from, ending_to_json, hardware_of, usage_of
+from gitops_ml.backends.aws_ec2.endings import Ending, ending_from, ending_to_json, hardware_of, remembered, usage_of
 from gitops_ml.backends.aws_ec2.journal import Journal, asking_of
 from gitops_ml.backends.aws_ec2.leases import terms_of
 from gitops_ml.backends.aws_ec2.together import each
@@ -27,14 +27,14 @@ class Watcher:
 
     def __init__(
         self,
-        cloud: Callable[[], Cloud],
+        cloud_in: Callable[[str], Cloud],
         journal: Journal,
         *,
         repository: str,
         now: Callable[[], float],
         clock: Callable[[], float],
     ) -> None:
-        self._cloud = cloud
+        self._cloud_in = cloud_in
         self._journal = journal
         self._repository = repository
         self._now = now
@@ -54,7 +54,7 @@ class Watcher:
         due = [key for key in wanted if anew or (w := self._watched.get(key)) is None or now >= w.due_at]
         leases = {key: lease for key, lease in zip(due, each(self._current, due), strict=True) if lease is not None}
         pending = [key for key in leases if self._watched[key].ending is None]
-        machines = self.machines(pending) if pending else {}
+        machines = self.machines([leases[key] for key in pending])
 
         def judge(key: str) -> None:
             watched = self._watched[key]
@@ -100,8 +100,9 @@ class Watcher:
         ours = [one for one in machines if one.attempt == lease.number]
         instance = next((one for one in ours if one.live), ours[-1] if ours else None)
         for other in machines:
-            if other.live and other is not instance:
-                self._cloud().terminate(other.id)
+            # Somebody else may have seen this attempt's end, and be at the next one already.
+            if other.live and other is not instance and other.attempt <= lease.number:
+                self._cloud(lease).terminate(other.id)
         seen = self._seen(watched, instance)
         found = verdict(seen)
         self._act(found, seen)
@@ -135,13 +136,15 @@ class Watcher:
             return
         if found.act is Act.GIVE_UP:
             console = (
-                self._cloud().console(seen.instance.id) if seen.instance is not None and not seen.heartbeat else ""
+                self._cloud(seen.lease).console(seen.instance.id)
+                if seen.instance is not None and not seen.heartbeat
+                else ""
             )
             reason = f"{found.reason}; its console ends with:\n{console}" if console else found.reason
             data = json.dumps({"reason": reason, "at": seen.now}, sort_keys=True).encode()
             self._journal.create(self._journal.name(seen.lease, "condemned.json"), data)
         if machine := seen.instance.id if seen.instance is not None else seen.asking.started:
-            self._cloud().terminate(machine)
+            self._cloud(seen.lease).terminate(machine)
 
     def as_status(self, found: Verdict, seen: Seen) -> JobStatus:
         result = seen.result if seen.result is not None and found.state.final else {}
@@ -171,6 +174,8 @@ class Watcher:
         """Write the end down, once for all who ask later: the cloud forgets its machines."""
         lease = seen.lease
         seen = dataclasses.replace(seen, asking=asking_of(lease, self._journal.turns(lease)))
+        known = seen.instance
+        seen = dataclasses.replace(seen, instance=known or remembered(seen))
         status = self.as_status(found, seen)
         if found.state is JobState.LOST and seen.heartbeat is None:
             boot = self._journal.document(lease, "boot.json")
@@ -179,7 +184,7 @@ class Watcher:
                 if "403" in reason:
                     reason += "; allow s3:GetObject on the storage to the role of the machines"
                 status = dataclasses.replace(status, reason=reason)
-            elif seen.instance is not None and (console := self._cloud().console(seen.instance.id)):
+            elif known is not None and (console := self._cloud(lease).console(known.id)):
                 status = dataclasses.replace(status, reason=f"{status.reason}; its console ends with:\n{console}")
         zone = seen.instance.zone if seen.instance is not None else ""
         data = ending_to_json(status, zone=zone, at=seen.now)
@@ -199,11 +204,19 @@ class Watcher:
             watched.ending = ending
         return ending
 
-    def machines(self, keys: Sequence[str]) -> dict[str, list[Instance]]:
+    def machines(self, leases: Iterable[Lease]) -> dict[str, list[Instance]]:
+        """Return the machines of these trials by key, each looked for where its lease asks for it."""
+        by_region: dict[str, list[str]] = {}
+        for lease in leases:
+            by_region.setdefault(terms_of(lease).region, []).append(lease.key)
         found: dict[str, list[Instance]] = {}
-        for one in self._cloud().instances(self._repository, keys):
-            found.setdefault(one.key, []).append(one)
+        for region, keys in by_region.items():
+            for one in self._cloud_in(region).instances(self._repository, keys):
+                found.setdefault(one.key, []).append(one)
         return found
+
+    def _cloud(self, lease: Lease) -> Cloud:
+        return self._cloud_in(terms_of(lease).region)
 
     def watch(self, lease: Lease) -> "Watched":
         with self._watching:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gitops_ml.agent.objects import Heartbeat, to_json
 from gitops_ml.backends.aws_ec2 import AwsEc2Backend
 from gitops_ml.backends.aws_ec2.cloud import Bucket
 from gitops_ml.backends.base import Context, JobState, Machine
@@ -670,3 +671,141 @@ def test_estimate__elsewhere__says_that_the_price_is_not_known(cloud, tmp_path):
     )
     assert priced.backend.estimate(of).source == "gitops-ml.yaml"
     assert priced.backend.estimate(of).worst_usd > 1
+
+
+def test_wait__after_a_machine_was_taken_away__asks_again(here, cloud):
+    of = trial(resources=SPOT, budget=Budget(max_wait_s=600))
+    here.submit(of)
+    cloud.pull_plug(cloud.live()[0].identity)
+    here.status(of)
+    cloud.no_capacity()
+    waiting = here.submit(of)
+    cloud.clear_faults()
+    here.later_s += 61
+
+    status = here.submit(of)
+
+    assert (waiting.state, status.state, status.attempt) == (JobState.WAITING, JobState.STARTING, 2)
+    assert [one.tags["gitops-ml:attempt"] for one in cloud.live()] == ["2"]
+
+
+def test_poll__somebody_else_is_at_the_next_attempt__leaves_its_machine(here, cloud, tmp_path):
+    of = trial(resources=SPOT)
+    here.submit(of)
+    here.status(of)
+    cloud.pull_plug(cloud.live()[0].identity)
+    there = Place(cloud, tmp_path / "there", **ONE)
+    there.submit(of)
+    (machine,) = cloud.live()
+
+    status = here.status(of)
+
+    assert [one.identity for one in cloud.live()] == [machine.identity]
+    assert (status.state, status.attempt) == (JobState.PREEMPTED, 1)
+    assert (here.status(of).state, here.status(of).attempt) == (JobState.STARTING, 2)
+
+
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "ExpiredToken"])
+def test_submit__answer_lost_and_then_refused_for_who_we_are__may_have_a_machine(here, cloud, code):
+    of = trial(resources=L4)
+    cloud.fault("RunInstances", kind="reset", when="after", times=1)
+    cloud.fault("RunInstances", code, status=403, skip=1, times=None)
+    cloud.fault("DescribeInstances", code, status=403, times=None)
+
+    with pytest.raises(ServiceError) as caught:
+        here.submit(of)
+    cloud.clear_faults()
+    status = here.submit(of, here.connect())
+
+    assert caught.value.lasting
+    assert (status.state, status.attempt) == (JobState.STARTING, 1)
+    assert len(cloud.instances()) == 1
+
+
+def test_poll__from_where_another_region_is_set__looks_where_the_machine_is(here, cloud):
+    of = trial(resources=L4)
+    here.submit(of)
+    here.settings = {**ONE, "regions": ["us-west-2"]}
+    elsewhere = here.connect()
+    here.leave(of, 1, "heartbeat.json", _beat())
+
+    status = elsewhere.poll([of.key])[of.key]
+    here.submit(of, elsewhere)
+    elsewhere.cancel(of.key)
+
+    assert (status.state, status.machine) == (JobState.RUNNING, Machine.LIVE)
+    assert [one.live for one in cloud.instances()] == [False]
+
+
+def test_leftovers__region_that_is_set_no_more__is_looked_at_too(here, cloud):
+    of = trial(resources=L4, budget=Budget(max_duration_s=60, max_wait_s=60))
+    here.submit(of)
+    here.settings = {**ONE, "regions": ["us-west-2"]}
+    here.later_s += 2000
+
+    found = list(here.connect().leftovers(here.now()))
+
+    assert [(one.kind, one.key) for one in found] == [("machine", of.key)]
+
+
+def test_leftovers__machine_whose_lease_is_in_another_storage__is_left_in_its_time(here, cloud):
+    of = trial(resources=L4, budget=HOUR)
+    here.submit(of)
+    here.storage.delete(f"jobs/{of.key}/1/lease.json")
+    here.later_s += 1000
+
+    assert list(here.backend.leftovers(here.now())) == []
+
+
+def test_poll__when_ec2_has_forgotten_the_machine__still_says_what_it_cost(here, cloud):
+    of = trial(resources=SPOT)
+    here.submit(of)
+    (machine,) = cloud.live()
+    now = here.now().timestamp()
+    said = {"id": machine.identity, "type": machine.type, "zone": machine.zone, "market": "spot"}
+    result = {"outcome": "succeeded", "machine": said, "started_at": now + 30, "ended_at": now + 3600, "files": []}
+    here.leave(of, 1, "result.json", result)
+    here.leave(of, 1, "heartbeat.json", _beat(at=now + 3610))
+    cloud.client("ec2").terminate_instances(InstanceIds=[machine.identity])
+    cloud.client("ec2").delete_tags(Resources=[machine.identity], Tags=[{"Key": "gitops-ml:repo"}])
+    here.later_s += 3 * 3600
+
+    status = here.connect().poll([of.key])[of.key]
+
+    assert status.state is JobState.SUCCEEDED
+    usage = status.usage
+    assert (usage.instance_id, usage.zone, usage.market) == (machine.identity, machine.zone, "spot")
+    assert usage.billed_s == pytest.approx(3610, abs=5)
+    assert status.cost_usd == pytest.approx(usage.usd_per_hour * 3610 / 3600, rel=0.1)
+
+
+def test_poll__long_wait__reads_turns_that_are_over_once(here, cloud):
+    of = trial(resources=L4, budget=Budget(max_wait_s=3600))
+    cloud.no_capacity()
+    for _ in range(5):
+        here.submit(of)
+        here.later_s += 301
+    here.status(of)
+    before = len(cloud.calls)
+
+    here.status(of)
+
+    read = [call for call in cloud.calls[before:] if call.action == "GetObject" and "asking/" in call.parameters["Key"]]
+    assert read == []
+
+
+def test_secrets__that_data_may_need__go_along_if_they_are_there(here, cloud):
+    of = trial(resources=L4)
+    cloud.client("ssm").put_parameter(Name="/gitops-ml/acme/digits/HF_TOKEN", Type="SecureString", Value="canary-value")
+
+    with bundle(of, Objects().blobs) as made:
+        here.backend.submit(of, dataclasses.replace(made, variables=("HF_TOKEN", "GH_TOKEN", "AWS_SESSION_TOKEN")))
+
+    lease = json.loads(here.storage.get(f"jobs/{of.key}/1/lease.json"))
+    assert lease["secrets"] == {"HF_TOKEN": "/gitops-ml/acme/digits/HF_TOKEN"}
+    assert b"canary-value" not in b"".join(cloud.objects().values())
+
+
+def _beat(**fields):
+    beat = Heartbeat(**{"at": 1.0, "beat": 1, "phase": "training", "state": "running", **fields})
+    return json.loads(to_json(beat))

@@ -24,6 +24,7 @@ RUNNING = Instance(
     attempt=1,
 )
 BEAT = Heartbeat(at=1, beat=3, phase="training", state="running", machine="i-1", progress="epoch 3/20")
+SHUT_DOWN = {"outcome": "preempted", "reason": "the machine was shut down", "cause": "shutdown"}
 RESULT = {"outcome": "succeeded", "reason": "", "progress": "epoch 20/20"}
 
 
@@ -209,6 +210,45 @@ ROWS = {
     "cancelled, but it had ended well": (
         {"cancel": {"by": "ada"}, "result": RESULT, "instance": ended("Client.UserInitiatedShutdown")},
         Verdict(state=JobState.SUCCEEDED, machine=GONE, progress="epoch 20/20"),
+    ),
+    "cancelled while a request may be under way": (
+        {"cancel": {}, "asking": Asking(busy_until=NOW + 90)},
+        Verdict(state=JobState.COLLECTING, reason="being cancelled"),
+    ),
+    "ended by its own timer, which its money set": (
+        {
+            "lease": lease(terms=dataclasses.replace(TERMS, bounded_by="budget.max_cost")),
+            "result": {"outcome": "timed_out", "reason": "the machine's time is over", "cause": "deadline"},
+            "instance": ended("Client.InstanceInitiatedShutdown"),
+        },
+        Verdict(
+            state=JobState.OVER_BUDGET,
+            reason="its machine reached its 140 min, which budget.max_cost sets",
+            machine=GONE,
+        ),
+    ),
+    "ended by its own timer": (
+        {
+            "result": {"outcome": "timed_out", "reason": "the machine's time is over", "cause": "deadline"},
+            "instance": ended("Client.InstanceInitiatedShutdown"),
+        },
+        Verdict(
+            state=JobState.TIMED_OUT,
+            reason="its machine reached its 140 min, which budget.max_duration sets",
+            machine=GONE,
+        ),
+    ),
+    "shut down by somebody": (
+        {"result": SHUT_DOWN, "instance": ended("Client.UserInitiatedShutdown")},
+        Verdict(state=JobState.CANCELLED, reason="somebody ended its machine", machine=GONE),
+    ),
+    "shut down since it was given up": (
+        {"result": SHUT_DOWN, "instance": ended("Client.UserInitiatedShutdown"), "condemned": "it fell silent"},
+        Verdict(state=JobState.LOST, reason="it fell silent", machine=GONE),
+    ),
+    "shut down, and nobody knows why": (
+        {"result": SHUT_DOWN, "instance": ended("")},
+        Verdict(state=JobState.PREEMPTED, reason="the machine was shut down", machine=GONE),
     ),
     "asked for nothing yet": ({}, Verdict(state=JobState.WAITING)),
     "refused everywhere so far": (
