@@ -2,11 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 
+from gitops_ml.backends.base import Job
 from gitops_ml.commands._jobs import Known, known_jobs, named
 from gitops_ml.errors import ExitCode
 from gitops_ml.progress import harmless
 from gitops_ml.tools import Tools
+from gitops_ml.wording import money
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +27,15 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     if not jobs:
         tools.say("no jobs are known here")
         return ExitCode.OK
+    points = _points([k.job for k in jobs])
     rows = [
-        (k.job.key[:12], f"{k.job.experiment} seed {k.job.seed}", k.backend_name, str(k.status.state), _words(k))
+        (
+            k.job.key[:12],
+            harmless(" ".join((k.job.experiment, *points[k.job.key], f"seed {k.job.seed}"))),
+            k.backend_name,
+            str(k.status.state),
+            _words(k),
+        )
         for k in jobs
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -35,10 +45,24 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     return ExitCode.OK
 
 
+def _points(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    """Return by key the parameters in which a job differs from others of its experiment, as ``lr=0.1``."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for job in jobs:
+        for name, value in job.params.items():
+            values.setdefault((job.experiment, name), set()).add(str(value))
+    return {
+        job.key: [f"{name}={value}" for name, value in job.params.items() if len(values[job.experiment, name]) > 1]
+        for job in jobs
+    }
+
+
 def _words(known: Known) -> str:
     status = known.status
     words = harmless(status.reason or status.progress)
-    return f"{words} (attempt {status.attempt})".lstrip() if status.attempt > 1 else words
+    cost = f"{money(status.cost_usd)}" if status.cost_usd else ""
+    attempt = f"(attempt {status.attempt})" if status.attempt > 1 else ""
+    return "  ".join(filter(None, (" ".join(filter(None, (words, attempt))), cost)))
 
 
 def _json(known: Known) -> dict[str, object]:

@@ -239,7 +239,7 @@ class S3Storage:
             owner = f", and see that it belongs to account {self._owner['ExpectedBucketOwner']}" if self._owner else ""
             text = f"denied; allow {_ACTIONS[what]} to this role{owner}{said}"
         elif code == "NoSuchBucket":
-            text = "there is no such bucket"
+            text = "there is no such bucket; mend `storage` in gitops-ml.yaml, or make it (docs/aws.md)"
         elif code in _EXPIRED:
             text = "the credentials have expired; log in again, or let CI assume its role anew"
         elif code or isinstance(error, BotoCoreError | Boto3Error | OSError):

@@ -156,6 +156,8 @@ class Launcher:
             pause_s = min(_PAUSE_S[1], pause_s * 2)
             # A sign that this turn goes on.
             self._journal.keep_turn(lease, dataclasses.replace(turn, at=self._now()))
+        if last.scope is Scope.NOT_YET and not lost:
+            raise last
         if (found := self._found(lease)) is not None:
             return found
         if last.scope in _BEFORE:

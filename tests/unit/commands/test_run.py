@@ -276,6 +276,15 @@ def test_detach__status_logs_cancel__by_key_and_experiment(repo: Repo) -> None:
     assert "cancelled" in repo.call("status", "digits")[1]
 
 
+def test_status__sweep__tells_its_points_apart(repo: Repo) -> None:
+    repo.commit(seeds="[0]\nparams: {lr: 1, size: 3}\nsweep: {grid: {lr: [1, 2]}}")
+    repo.call("run")
+
+    rows = sorted(line.split("  ")[1] for line in repo.call("status")[1].splitlines())
+
+    assert rows == ["digits lr=1 seed 0", "digits lr=2 seed 0"]
+
+
 def test_logs__no_such_job__says_what_there_is(repo: Repo) -> None:
     repo.commit(seeds="[0]")
     repo.call("run")

@@ -100,7 +100,9 @@ def test_names__denied__names_the_permission(s3: S3) -> None:
 
 
 def test_get__bucket_that_is_not_there__says_so(s3: S3) -> None:
-    assert said(storage(s3, "s3://other-bucket/p").get, "a") == "s3://other-bucket/p/a: there is no such bucket"
+    assert said(storage(s3, "s3://other-bucket/p").get, "a") == (
+        "s3://other-bucket/p/a: there is no such bucket; mend `storage` in gitops-ml.yaml, or make it (docs/aws.md)"
+    )
 
 
 def test_get__bucket_of_another_account__is_refused(s3: S3) -> None:

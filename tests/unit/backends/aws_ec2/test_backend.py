@@ -737,6 +737,21 @@ def test_poll__from_where_another_region_is_set__looks_where_the_machine_is(here
     assert [one.live for one in cloud.instances()] == [False]
 
 
+def test_submit__profile_that_does_not_exist__is_refused_and_not_called_unanswered(here, cloud):
+    message = "Value (none) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
+    cloud.fault("RunInstances", "InvalidParameterValue", message=message, times=None)
+    of = trial(resources=L4)
+
+    with pytest.raises(UserError) as caught:
+        here.submit(of)
+
+    assert str(caught.value) == (
+        f"{REFUSED} (InvalidParameterValue: {message}); mend `backends.aws-ec2` in gitops-ml.yaml; "
+        "`gitops-ml doctor` looks at each part of it"
+    )
+    assert here.backend.poll([of.key]) == {}
+
+
 def test_leftovers__region_that_is_set_no_more__is_looked_at_too(here, cloud):
     of = trial(resources=L4, budget=Budget(max_duration_s=60, max_wait_s=60))
     here.submit(of)
