@@ -446,7 +446,7 @@ def _sweep_pictures(experiment: ExperimentComparison, taken: set[str]) -> Iterat
     goal, unit = (track.goal, track.unit) if track is not None else (Goal.NONE, "")
     rows = _sweep_rows(experiment, unit)
     names = sorted({name for point, _, _ in rows for name in point})
-    if not rows or not names:
+    if not names or all(base is None and head is None for _, base, head in rows):
         return
     scale = f"{metric} ({unit})" if unit else metric
     if len(names) > 1:

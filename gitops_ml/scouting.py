@@ -161,7 +161,7 @@ def _script(files: Sequence[str], top: Path, named: str | None) -> str:
         path = Path(named).as_posix().removeprefix("./")
         if path not in files:
             raise UserError(
-                f"no file that a spec can name is called {named!r} in {top}; give the training script's "
+                f"no file that a spec can name is called `{named}` in {top}; give the training script's "
                 "path from the repository's root"
             )
         return path

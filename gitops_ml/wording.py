@@ -483,7 +483,8 @@ class Headline:
 
 def headline(experiment: ExperimentComparison, name_limit: int = 60) -> Headline:
     """Return the experiment's verdict by the metric that decides, in words."""
-    gate = GATE_WORDS[experiment.gate]
+    gates = any(metric.track.gate is not Gate.OFF or metric.track.floor is not None for metric in experiment.metrics)
+    gate = GATE_WORDS[experiment.gate] if gates or experiment.gate is not GateResult.PASS else "no gate"
     failed = [trial for trial in trials(experiment, head=True) if not trial.recorded]
     gated, changed, rest = tiers(experiment.metrics)
     deciding = (gated or changed or rest)[:1]
@@ -642,6 +643,8 @@ def _cost_cells(base: Cost | None, head: Cost, field: str) -> tuple[str, str, st
     if base is None:
         return NOTHING, show(after), ""
     before = getattr(base, field)
+    if not after:
+        return show(before), show(after), ""
     # Sides with different numbers of trials are compared per trial: a sweep of 20 is not "20 times slower".
     if base.trials and head.trials and base.trials != head.trials:
         ratio = change_of(before / base.trials, after / head.trials)

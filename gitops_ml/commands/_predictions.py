@@ -22,7 +22,7 @@ def predictions(plan: Plan, records: Mapping[str, Record], tools: Tools) -> Mapp
         sides = [[p.trial.key for p in side if p.trial.key in records] for side in (entry.head, entry.base)]
         if path == "." or any(len(side) != 1 for side in sides):
             continue
-        for key in (*sides[0], *sides[1]):
+        for key in dict.fromkeys((*sides[0], *sides[1])):
             kept = next((file for file in records[key].files if file.path == path), None)
             if kept is None:
                 tools.note(f"warning: {key[:12]} left no {path}; nothing is compared example by example")

@@ -3,7 +3,7 @@
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 
-from gitops_ml.commands._jobs import known_jobs, named
+from gitops_ml.commands._jobs import Known, known_jobs, named
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.tools import Tools
 
@@ -18,13 +18,19 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     """End the jobs that are at work, and wait until they are gone."""
     if bool(args.names) == args.all:
         raise UserError("say which jobs to end: keys or experiments, or --all")
-    live = [known for known in named(args.names, known_jobs(tools)) if not known.status.state.final]
+    found = named(args.names, known_jobs(tools))
+    live = [known for known in found if not known.status.state.final]
     if not live:
-        tools.say("nothing to do: no such job is at work")
+        over = f"{_name(found[0])} is over: {found[0].status.state}" if len(found) == 1 else "no such job is at work"
+        tools.say(f"nothing to do: {over}")
         return ExitCode.OK
     with ThreadPoolExecutor(max_workers=min(32, len(live))) as pool:
         for future in [pool.submit(known.backend.cancel, known.job.key) for known in live]:
             future.result()
     for known in live:
-        tools.say(f"ended {known.job.experiment} seed {known.job.seed} ({known.job.key[:12]})")
+        tools.say(f"ended {_name(known)}")
     return ExitCode.OK
+
+
+def _name(known: Known) -> str:
+    return f"{known.job.experiment} seed {known.job.seed} ({known.job.key[:12]})"

@@ -449,9 +449,7 @@ def test_rerun__training_fails__ends_with_4_and_shows_the_comparison(work, call)
     failed = call(work, "rerun", "HEAD", "--data", "train=data", "--seed", "0", code=4)
 
     assert said.err == f"experiment.yaml: data `train`: absent is not in commit {git(work, 'rev-parse', 'HEAD')[:12]}\n"
-    assert failed.out.startswith(
-        "small: no result - 1 of 1 trial failed: the training exited with code 1; gate passed\n"
-    )
+    assert failed.out.startswith("small: no result - 1 of 1 trial failed: the training exited with code 1; no gate\n")
 
 
 def test_rerun__may_cost_more_than_the_spec_of_then_allows__is_denied(tmp_path, remote, environ):

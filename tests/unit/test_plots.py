@@ -171,3 +171,14 @@ def test_pictures__no_baseline__is_not_named():
     picture = plots.pictures(dataclasses.replace(experiment, points=(alone,), plots=(Plot(y=("loss",)),)))[0]
 
     assert picture.alt == "loss by step, this change"
+
+
+def test_pictures__sweep_of_which_nothing_ran__are_none():
+    experiment = fakes.sweep_experiment()
+    nothing = fakes.side((None, None, None), problem="the trial was not run")
+    points = tuple(
+        dataclasses.replace(one, metrics=(dataclasses.replace(one.metrics[0], base=nothing, head=nothing),), curves=())
+        for one in experiment.points
+    )
+
+    assert [picture.name for picture in plots.pictures(dataclasses.replace(experiment, points=points))] == ["cost"]

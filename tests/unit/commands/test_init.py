@@ -254,14 +254,14 @@ def test_init__gitlab_file_is_there__says_what_to_add(tmp_path):
         (
             ["no.py"],
             (
-                "no file that a spec can name is called 'no.py' in {top}; give the training script's path from the "
+                "no file that a spec can name is called `no.py` in {top}; give the training script's path from the "
                 "repository's root"
             ),
         ),
         (
             ["../r/x.py"],
             (
-                "no file that a spec can name is called '../r/x.py' in {top}; give the training script's path from the "
+                "no file that a spec can name is called `../r/x.py` in {top}; give the training script's path from the "
                 "repository's root"
             ),
         ),

@@ -273,6 +273,8 @@ def test_detach__status_logs_cancel__by_key_and_experiment(repo: Repo) -> None:
     assert rest[1].startswith("ended digits seed ")
     assert [job["state"] for job in repo.jobs()] == ["cancelled", "cancelled"]
     assert repo.call("cancel", "--all")[1] == "nothing to do: no such job is at work\n"
+    over = f"digits seed {jobs[0]['seed']} ({key[:12]}) is over: cancelled"
+    assert repo.call("cancel", key[:12])[1] == f"nothing to do: {over}\n"
     assert "cancelled" in repo.call("status", "digits")[1]
 
 
