@@ -168,7 +168,8 @@ class Flow:
                 if isinstance(error, DeniedError):
                     self._outputs["verdict"] = "denied"
                     self._console.outputs(self._outputs)
-                    self._answer(event, str(error))
+                if not isinstance(error, ServiceError):
+                    self._answer(event, str(error)[:2000])
                 raise
         self._console.outputs(self._outputs)
         return code

@@ -313,6 +313,15 @@ def test_ci__run_command_without_a_commit__is_answered_with_the_whole_line(asked
     assert head in answer
 
 
+def test_ci__run_command_that_names_no_experiment__is_answered(asked):
+    world, head = asked
+    done = world.ci("issue_comment", comment_payload(f"/gitops-ml run digit --sha {head}"), keep="runner")
+    answer = (world.folder / "runner" / ".gitops-ml" / "comment-default.answer.md").read_text()
+
+    assert (done.code, done.trained) == (ExitCode.USAGE, 0)
+    assert "no experiment is called <code>digit</code>" in answer
+
+
 def test_ci__help_command__is_answered(asked):
     world, _ = asked
     done = world.ci("issue_comment", comment_payload("/gitops-ml dance"), keep="runner")
