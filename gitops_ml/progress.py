@@ -9,8 +9,9 @@ from typing import TextIO
 from gitops_ml.backends.base import JobState, JobStatus
 from gitops_ml.execution import Event, EventKind
 from gitops_ml.planning import Trial
-from gitops_ml.records import Outcome
+from gitops_ml.records import Attempt, Outcome
 from gitops_ml.spec import Value
+from gitops_ml.wording import money
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _REDRAW_S = 0.1
@@ -159,11 +160,16 @@ def _ended(event: Event) -> str:
         problems = len(event.record.problems)
         said = f", {problems} problem{'s' if problems > 1 else ''} in its metrics" if problems else ""
         progress = f"  {event.status.progress}" if event.status and event.status.progress else ""
-        return f"succeeded in {duration(event.record.attempt.duration_s)}{said}{progress}"
+        took = duration(event.record.attempt.duration_s)
+        return f"succeeded in {took}{_cost(event.record.attempt)}{said}{progress}"
     if event.attempt is not None:
         outcome, reason = str(event.attempt.outcome), event.attempt.reason
-        return reason if reason.startswith(outcome) else f"{outcome}: {reason}"
+        return (reason if reason.startswith(outcome) else f"{outcome}: {reason}") + _cost(event.attempt)
     return f"{event.kind}: {event.text}"
+
+
+def _cost(attempt: Attempt) -> str:
+    return f", {money(attempt.cost_usd)}" if attempt.cost_usd else ""
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """What a run shows, on a terminal and in a log."""
 
+import dataclasses
 import io
 
 from gitops_ml.backends.base import JobState, JobStatus
@@ -86,6 +87,17 @@ def test_followed__failure__is_not_shown_twice() -> None:
     Progress(stream, [TRIAL], {}, logs=True)(failure("boom"))
 
     assert stream.getvalue() == "digits seed 0  failed: the training exited with code 1\n"
+
+
+def test_plain__rented_machine__says_what_it_cost() -> None:
+    stream = io.StringIO()
+    failed = failure("")
+    assert failed.attempt is not None
+    attempt = dataclasses.replace(failed.attempt, cost_usd=0.0170333)
+
+    Progress(stream, [TRIAL], {})(dataclasses.replace(failed, attempt=attempt))
+
+    assert stream.getvalue() == "digits seed 0  failed: the training exited with code 1, 0.017 USD\n"
 
 
 def test_plain__cancelled__leaves_the_log_out() -> None:

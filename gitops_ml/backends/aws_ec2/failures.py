@@ -71,7 +71,7 @@ CODES: Mapping[str, Scope] = {
             "InvalidInstanceType InvalidSubnetID.NotFound InvalidSubnet.NotFound InvalidGroup.NotFound "
             "InvalidGroupId.Malformed InvalidSecurityGroupID.NotFound InvalidParameterValue InvalidParameter "
             "InvalidParameterCombination InvalidUserData.Malformed InvalidIamInstanceProfile.NotFound NoSuchEntity "
-            "InvalidBlockDeviceMapping MissingParameter"
+            "InvalidBlockDeviceMapping MissingParameter ParameterNotFound"
         ),
         Scope.PERMISSION: (
             "UnauthorizedOperation AccessDenied AccessDeniedException AuthFailure.ServiceLinkedRoleCreationNotPermitted"
@@ -134,6 +134,8 @@ def advice(scope: Scope, code: str, region: str) -> str:
             return f"ask for more at {QUOTA_PAGE.format(region=region, service='ebs')}"
         case Scope.CONFIGURATION | Scope.NOT_YET:
             return "mend `backends.aws-ec2` in gitops-ml.yaml; `gitops-ml doctor` looks at each part of it"
+        case _ if code.endswith(("ConnectionError", "ConnectTimeoutError")):
+            return f"see that this machine has a network, and that there is a region {region}"
         case _:
             return f"see what AWS says about {code}"
 

@@ -110,6 +110,7 @@ def test_code__of_a_spent_token__ends_the_attempt(code):
                 "InvalidParameterValue",
                 "InvalidParameterCombination",
                 "InvalidUserData.Malformed",
+                "ParameterNotFound",
             )
         ),
         *(
@@ -139,6 +140,15 @@ def test_scope__any_code__has_exactly_one_next_step(code, status):
 @pytest.mark.parametrize("status", [0, 500, 503])
 def test_scope__no_definite_answer__may_have_started_a_machine(status):
     assert scope_of("Whatever", status=status) is Scope.AMBIGUOUS
+
+
+def test_advice__no_connection__names_the_region():
+    scope = scope_of("EndpointConnectionError", status=0)
+
+    assert scope is Scope.AMBIGUOUS
+    assert advice(scope, "EndpointConnectionError", "eu-north-7") == (
+        "see that this machine has a network, and that there is a region eu-north-7"
+    )
 
 
 def test_scope__profile_that_was_made_just_now__is_tried_again():
