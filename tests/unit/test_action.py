@@ -425,7 +425,10 @@ def test_gitlab_file__job_that_publishes__says_approved_only_of_what_trained(tmp
     assert (done.returncode, done.stdout.strip()) == (0, f"ci --job publish {given}".strip()), done.stderr
 
 
-@pytest.mark.parametrize("path", ["gitops-ml.env", "gitops-ml-raw/handover.json", "gitops-ml-comparison.json"])
+@pytest.mark.parametrize(
+    "path",
+    [".gitops-ml/comparison.json", "gitops-ml.env", "gitops-ml-raw/handover.json", "gitops-ml-comparison.json"],
+)
 def test_gitlab_file__change_that_brings_what_the_jobs_hand_over__is_refused(tmp_path, path):
     write(tmp_path, {path: "DIGEST=ab"})
     git(tmp_path, "init", "-q")
