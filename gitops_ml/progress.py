@@ -143,7 +143,7 @@ def _going_on(event: Event) -> str:
         return "has ended already; collected" if over else "attached to the job that is at work on it"
     if event.kind is EventKind.RETRIED:
         assert event.attempt is not None
-        return f"{event.attempt.outcome}: {event.attempt.reason}; tried again"
+        return f"{_why(event.attempt)}; tried again"
     status = event.status
     if status is None:
         return str(event.kind)
@@ -163,9 +163,13 @@ def _ended(event: Event) -> str:
         took = duration(event.record.attempt.duration_s)
         return f"succeeded in {took}{_cost(event.record.attempt)}{said}{progress}"
     if event.attempt is not None:
-        outcome, reason = str(event.attempt.outcome), event.attempt.reason
-        return (reason if reason.startswith(outcome) else f"{outcome}: {reason}") + _cost(event.attempt)
+        return _why(event.attempt) + _cost(event.attempt)
     return f"{event.kind}: {event.text}"
+
+
+def _why(attempt: Attempt) -> str:
+    outcome = str(attempt.outcome).replace("_", " ")
+    return attempt.reason if attempt.reason.startswith(outcome) else f"{outcome}: {attempt.reason}"
 
 
 def _cost(attempt: Attempt) -> str:

@@ -526,7 +526,7 @@ def metric_sentence(metric: MetricComparison, name_limit: int = 60) -> str:
         return f"{name} {_first(metric.reasons) or 'has no value'}"
     if metric.base.mean is None:
         return f"{name} {head} ({_mean_of(metric.head.n)}, {_first(metric.reasons) or 'nothing to compare with'})"
-    inside = [numbers.difference(metric.difference)]
+    inside = [numbers.difference(metric.difference)] if metric.difference is not None else []
     if metric.interval is not None and metric.confidence is not None:
         inside.append(f"{100 * metric.confidence:g} % interval {interval(metric, numbers)}")
     if metric.method and metric.method != "not tested":

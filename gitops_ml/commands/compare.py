@@ -69,10 +69,13 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
 
         tools.say(json.dumps(comparison_to_json(comparison), indent=1, allow_nan=False))
     else:
-        from gitops_ml import markdown
+        from gitops_ml import markdown, wording
 
         text = markdown.summary(comparison) if args.format == "md" else markdown.terminal(comparison)
         tools.say(text.rstrip("\n"))
+        lacking = [t for one in comparison.experiments for t in wording.trials(one, head=True) if not t.recorded]
+        if not args.sides and any(trial.attempt is None for trial in lacking):
+            tools.note("`gitops-ml run` trains what was not run")
     return ExitCode.FINDINGS if comparison.gate is GateResult.FAIL else ExitCode.OK
 
 

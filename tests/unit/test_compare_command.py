@@ -96,6 +96,14 @@ def test_compare__worse__is_a_finding_and_names_the_baseline(place: Place) -> No
     assert f"compared with {repositories.git(place.folder, 'rev-parse', 'main')[:12]}, the merge-base with main" in out
 
 
+def test_compare__nothing_was_run__says_what_runs_it(place: Place) -> None:
+    code, out, err = place.run()
+
+    assert code == 1
+    assert out.startswith("digits: no result - 3 of 3 trials not run; gate failed\n")
+    assert err == "`gitops-ml run` trains what was not run\n"
+
+
 def test_compare__as_good__is_fine(place: Place) -> None:
     place.fill((0.951, 0.953, 0.9475))
 

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 
+import pytest
+
 from gitops_ml.backends.base import JobState, JobStatus
 from gitops_ml.execution import Event, EventKind
 from gitops_ml.planning import Trial
@@ -106,6 +108,23 @@ def test_plain__cancelled__leaves_the_log_out() -> None:
     Progress(stream, [TRIAL], {})(failure("step 1", Outcome.CANCELLED))
 
     assert "step 1" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "line"),
+    [
+        (Outcome.CANCELLED, "cancelled (SIGTERM)", "cancelled (SIGTERM)"),
+        (Outcome.TIMED_OUT, "ran longer than max_duration (3s)", "timed out: ran longer than max_duration (3s)"),
+    ],
+)
+def test_plain__ended_otherwise__is_said_once_and_in_words(outcome: Outcome, reason: str, line: str) -> None:
+    stream = io.StringIO()
+    event = failure("", outcome)
+    assert event.attempt is not None
+
+    Progress(stream, [TRIAL], {})(dataclasses.replace(event, attempt=dataclasses.replace(event.attempt, reason=reason)))
+
+    assert stream.getvalue() == f"digits seed 0  {line}\n"
 
 
 def test_github__failure__folds_the_log_and_gives_no_command() -> None:
