@@ -234,7 +234,7 @@ def records(runner):
 def jobs(done):
     return {
         word
-        for word in ("Plan", "Pending", "Run", "Publish", "Reconcile")
+        for word in ("Plan", "Pending", "Run", "End", "Publish", "Reconcile")
         if re.search(rf"/{word} *\] .*Job (succeeded|failed)", done.stdout)
     }
 
