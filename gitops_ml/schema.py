@@ -165,6 +165,8 @@ def _phrased(error: Any, source: Source) -> Iterator[Diagnostic]:
             quoted = isinstance(found, str) and found == str(accepted)
             advice = "; write it without quotes" if quoted else f"; only `{accepted}` is known"
             yield finding("wrong-value", f"{place} is {_kind(found) if quoted else shown(found)}{advice}")
+        case "pattern" if not found and schema.get("minLength"):
+            pass  # that it is empty is said already
         case "pattern":
             key = "propertyNames" in error.absolute_schema_path
             what = "the value" if secret else shown(found)

@@ -26,6 +26,8 @@ from gitops_ml.tools import Tools
 
 _ROUNDS = 3
 """A sweep's winner is known only when its points are trained: confirming it takes a further round."""
+_NAMED = 10
+"""So many trials that were not started are named; a sweep may have thousands."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -204,8 +206,10 @@ def _advise(summary: Summary, tools: Tools, *, detach: bool) -> None:
         )
     for trial in summary.going_on:
         tools.note(f"still at work: {shown(trial)} ({trial.key[:12]}); `gitops-ml cancel {trial.key[:12]}` ends it")
-    for trial in summary.not_started:
+    for trial in summary.not_started[:_NAMED]:
         tools.note(f"not started: {shown(trial)} ({trial.key[:12]})")
+    if (more := len(summary.not_started) - _NAMED) > 0:
+        tools.note(f"not started: {more} more")
     if detach and (summary.going_on or summary.not_started):
         tools.note("`gitops-ml run` goes on from here and collects what has ended")
 

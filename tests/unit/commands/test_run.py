@@ -255,6 +255,17 @@ def test_run__two_at_once__train_once(repo: Repo) -> None:
     assert repo.lines("starts") == 1
 
 
+def test_detach__many_not_started__names_ten_and_counts_the_rest(repo: Repo) -> None:
+    repo.commit("sleep 600\n", seeds=str(list(range(14))))
+
+    code, _, err = repo.call("run", "--detach", "--jobs", "1")
+    repo.call("cancel", "--all")
+
+    assert code == ExitCode.OK
+    assert err.count("not started: digits seed ") == 10
+    assert "\nnot started: 3 more\n" in err
+
+
 def test_detach__status_logs_cancel__by_key_and_experiment(repo: Repo) -> None:
     repo.commit(f"echo hello $GITOPS_ML_SEED\necho x >> {repo.top}/starts\nsleep 600\n")
 
