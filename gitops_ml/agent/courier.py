@@ -656,7 +656,8 @@ class Courier:
     def _say(self, text: str) -> None:
         """Write a line of our own into the log. Not while the agent, which redacts, is at work on it."""
         with (self._folder / "log.txt").open("ab") as log:
-            log.write(b"".join(f"gitops-ml: {line}\n".encode(errors="replace") for line in text.splitlines()))
+            lines = b"".join(f"gitops-ml: {line}\n".encode(errors="replace") for line in text.splitlines())
+            log.write(redacted(lines, self._secrets.values()))
 
     def _note(self, text: str) -> None:
         if text not in self._notes and len(self._notes) < 50:

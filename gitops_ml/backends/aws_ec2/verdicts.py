@@ -172,6 +172,9 @@ def _without_machine(seen: Seen) -> Verdict:
     if seen.condemned is not None:
         return Verdict(state=JobState.LOST, reason=seen.condemned, machine=Machine.GONE)
     if seen.heartbeat is not None:
+        # EC2 names a machine for an hour after its end: one that spoke just now is there, whatever is answered.
+        if abs(seen.now - seen.heartbeat.at) < UNSEEN_S and seen.silent_s < UNSEEN_S:
+            return Verdict(state=_state(seen.heartbeat), machine=Machine.LIVE, progress=seen.heartbeat.progress)
         return Verdict(state=JobState.LOST, reason="its machine is gone and left no result", machine=Machine.GONE)
     if _machine(seen) is Machine.LIVE:
         return Verdict(state=JobState.STARTING, machine=Machine.LIVE)

@@ -289,6 +289,14 @@ ROWS = {
             state=JobState.LOST, reason="its machine was started and has ended already, without a result", machine=GONE
         ),
     ),
+    "spoke just now, not to be seen": (
+        {"heartbeat": dataclasses.replace(BEAT, at=NOW + 50)},
+        Verdict(state=JobState.RUNNING, machine=LIVE, progress="epoch 3/20"),
+    ),
+    "spoke just now before our eyes, not to be seen since": (
+        {"heartbeat": dataclasses.replace(BEAT, at=NOW + 50), "silent_s": 90},
+        Verdict(state=JobState.LOST, reason="its machine is gone and left no result", machine=GONE),
+    ),
     "worked once, forgotten by the cloud": (
         {"heartbeat": BEAT},
         Verdict(state=JobState.LOST, reason="its machine is gone and left no result", machine=GONE),
