@@ -205,7 +205,12 @@ class AwsEc2Backend:
         def bring(entry: Any) -> None:
             path, digest = _checked(entry, key)
             target = into / path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:  # one output below another, or a name that no disk takes
+                raise TrialError(
+                    f"the output {path[:200]} of the job {key[:12]} cannot be written here: {error.strerror}"
+                ) from error
             if not self._journal.get_file(self._journal.name(lease, f"outputs/{path}"), target):
                 raise TrialError(f"the job {key[:12]} no longer has its output {path} in the storage")
             with target.open("rb") as file:

@@ -139,7 +139,7 @@ def _machine(seen: Seen) -> Machine:
 def _with_result(seen: Seen, result: Mapping[str, Any], machine: Machine) -> Verdict:
     if machine in (Machine.LIVE, Machine.RELEASING):
         act = Act.END if machine is Machine.LIVE else Act.NOTHING
-        progress = str(result.get("progress") or "")
+        progress = _short(result.get("progress"), 300)
         return Verdict(state=JobState.COLLECTING, machine=machine, act=act, progress=progress)
     try:
         state = JobState(str(result.get("outcome")))
@@ -156,10 +156,15 @@ def _with_result(seen: Seen, result: Mapping[str, Any], machine: Machine) -> Ver
         return _gone(seen, seen.instance)
     return Verdict(
         state=state,
-        reason=str(result.get("reason") or ""),
+        reason=_short(result.get("reason"), 4000),
         machine=machine,
-        progress=str(result.get("progress") or ""),
+        progress=_short(result.get("progress"), 300),
     )
+
+
+def _short(said: object, limit: int) -> str:
+    """Return what a machine said; a training may have written it, and of any length."""
+    return str(said or "")[:limit]
 
 
 def _cancelled(cancel: Mapping[str, Any]) -> str:
@@ -174,7 +179,9 @@ def _without_machine(seen: Seen) -> Verdict:
     if seen.heartbeat is not None:
         # EC2 names a machine for an hour after its end: one that spoke just now is there, whatever is answered.
         if abs(seen.now - seen.heartbeat.at) < UNSEEN_S and seen.silent_s < UNSEEN_S:
-            return Verdict(state=_state(seen.heartbeat), machine=Machine.LIVE, progress=seen.heartbeat.progress)
+            return Verdict(
+                state=_state(seen.heartbeat), machine=Machine.LIVE, progress=_short(seen.heartbeat.progress, 300)
+            )
         return Verdict(state=JobState.LOST, reason="its machine is gone and left no result", machine=Machine.GONE)
     if _machine(seen) is Machine.LIVE:
         return Verdict(state=JobState.STARTING, machine=Machine.LIVE)
@@ -218,7 +225,7 @@ def _alive(seen: Seen, instance: Instance) -> Verdict:
         return Verdict(state=JobState.STARTING, machine=Machine.LIVE)
     if seen.silent_s > SILENT_S:
         return given_up(f"its machine fell silent for {SILENT_S / 60:.0f} min")
-    progress = seen.heartbeat.progress
+    progress = _short(seen.heartbeat.progress, 300)
     if seen.silent_s > SUSPECT_S:
         progress = f"no sign of life for {seen.silent_s / 60:.0f} min; {progress}".removesuffix("; ")
     return Verdict(state=_state(seen.heartbeat), machine=Machine.LIVE, progress=progress)

@@ -588,6 +588,16 @@ def test_collect__path_that_leads_out__is_refused(here, cloud, tmp_path, path):
     assert [file for file in tmp_path.rglob("x") if file.is_file()] == []
 
 
+def test_collect__name_that_no_disk_takes__is_refused(here, cloud, tmp_path):
+    of = trial(resources=L4)
+    here.submit(of)
+    entry = {"path": f"{'x' * 300}/y", "sha256": "0" * 64}
+    here.leave(of, 1, "result.json", {"outcome": "succeeded", "files": [entry]})
+
+    with pytest.raises(TrialError, match="cannot be written here: File name too long"):
+        here.backend.collect(of.key, tmp_path / "into")
+
+
 def test_logs__pieces__follow_each_other(here, cloud):
     of = trial(resources=L4)
     here.submit(of)

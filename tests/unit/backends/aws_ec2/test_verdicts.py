@@ -54,6 +54,10 @@ ROWS = {
         {"result": {"outcome": "failed", "reason": "exit 1"}, "heartbeat": BEAT},
         Verdict(state=JobState.FAILED, reason="exit 1", machine=GONE),
     ),
+    "terminal status that goes on and on": (
+        {"result": {"outcome": "failed", "reason": "x" * 10**6, "progress": "y" * 10**6}, "heartbeat": BEAT},
+        Verdict(state=JobState.FAILED, reason="x" * 4000, progress="y" * 300, machine=GONE),
+    ),
     "terminal status of nonsense": (
         {"result": {"outcome": "running"}, "heartbeat": BEAT},
         Verdict(state=JobState.FAILED, reason="its result names no known outcome", machine=GONE),
