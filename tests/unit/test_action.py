@@ -420,7 +420,7 @@ def test_gitlab_file__its_commands__parse():
 def test_gitlab_file__job_that_publishes__says_approved_only_of_what_trained(tmp_path, action, digest, given):
     if digest:
         (tmp_path / "gitops-ml.env").write_text(f"CI_API_V4_URL=https://evil.example\nVERDICT=pass\nDIGEST={digest}\n")
-    done = published_on_gitlab(tmp_path, GITOPS_ML_ENVIRONMENT_ACTION=action)
+    done = published_on_gitlab(tmp_path, action)
 
     assert (done.returncode, done.stdout.strip()) == (0, f"ci --job publish {given}".strip()), done.stderr
 
@@ -445,7 +445,7 @@ def test_gitlab_file__job_that_trains__sets_no_variable_of_another():
     assert "dotenv" not in yaml.safe_load(GITLAB["jobs"])["gitops-ml:run"]["artifacts"].get("reports", {})
 
 
-def published_on_gitlab(place, **more):
+def published_on_gitlab(place, action="access"):
     """Run what the job `gitops-ml:publish` runs, with a command that only says its arguments."""
     jobs = yaml.safe_load(GITLAB["jobs"])
     git(place, "init", "-q")
@@ -453,8 +453,8 @@ def published_on_gitlab(place, **more):
     (place / "bin/gitops-ml").write_text('#!/bin/sh\necho "$@"\n')
     (place / "bin/gitops-ml").chmod(0o755)
     lines = "\n".join([*jobs[".gitops-ml"]["before_script"], jobs["gitops-ml:publish"]["script"][-1]])
-    variables = {"GITOPS_ML_INSTALLED": "true", "GITOPS_ML_ENVIRONMENT_ACTION": "access"}
-    return tool("bash", "-c", lines, cwd=place, **variables | more, PATH=f"{place}/bin:{os.environ['PATH']}")
+    lines = lines.replace('"access" = start', f'"{action}" = start')
+    return tool("bash", "-c", lines, cwd=place, GITOPS_ML_INSTALLED="true", PATH=f"{place}/bin:{os.environ['PATH']}")
 
 
 @pytest.fixture
