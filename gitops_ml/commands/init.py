@@ -40,7 +40,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     name = args.name or _name(found, top)
     kind = args.ci or _ci_kind(tools.repository.remote_url("origin"), found)
     own = ci_files(kind, tools.repository.default_branch("origin"))
-    files = {f"experiments/{name}.yaml": spec_text(name, found), "gitops-ml.yaml": PROJECT_TEXT, **own}
+    spec = spec_text(name, found, _branch(tools))
+    files = {f"experiments/{name}.yaml": spec, "gitops-ml.yaml": PROJECT_TEXT, **own}
     if args.dry_run:
         for path, text in files.items():
             tools.say(f"# --- {path}\n{text}")
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     return ExitCode.OK
 
 
+_PLAIN_BRANCH = r"[A-Za-z0-9_][A-Za-z0-9_./-]*"
+
 PROJECT_TEXT = """\
 # Settings of gitops-ml; all are optional, these are the defaults. In CI they are read from the target branch.
 specs: ["experiments/**/*.yaml", experiment.yaml]
@@ -63,7 +66,16 @@ ledger: {branch: gitops-ml/reports, remote: origin}
 """
 
 
-def spec_text(name: str, found: Findings) -> str:
+def _branch(tools: Tools) -> str | None:
+    """Return the branch that changes are compared with; None: it is `main`, as a spec has it by itself."""
+    repository = tools.repository
+    known = repository.default_branch("origin")
+    if known is None and not repository.resolve("refs/heads/main") and repository.resolve("refs/heads/master"):
+        known = "master"
+    return known if known != "main" and re.fullmatch(_PLAIN_BRANCH, known or "") else None
+
+
+def spec_text(name: str, found: Findings, branch: str | None = None) -> str:
     """Return a spec with comments; it is valid as it stands."""
     lines = ["version: 1", f"name: {_scalar(name)}", f"run: {_scalar(_run_line(found))}", ""]
     if found.code:
@@ -86,6 +98,8 @@ def spec_text(name: str, found: Findings) -> str:
     else:
         lines += ["seeds: [0]             # one run per side is shown but not tested; let the script take a seed"]
     lines += ["budget: {max_duration: 2h}", "", *_metrics_lines(found)]
+    if branch is not None:
+        lines += ["", f"baseline: {{ref: {_scalar(branch)}}}", f"triggers: {{push: [{_scalar(branch)}]}}"]
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +107,7 @@ def ci_files(kind: str | None, default: str | None = None) -> dict[str, str]:
     """Return the CI's file by its path; none for another CI. ``default``: the default branch, if it is known."""
     if kind == "github":
         # Branches are globs there; a name that could be one is left for its owner to write.
-        plain = default not in (None, "main", "master") and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", default or "")
+        plain = default not in (None, "main", "master") and re.fullmatch(_PLAIN_BRANCH, default or "")
         branches = _scalar(default) if plain and default else "main, master"
         return {
             ".github/workflows/gitops-ml.yml": _GITHUB.replace("BRANCHES", branches).replace("VERSION", _tag()),

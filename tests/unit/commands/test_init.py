@@ -194,6 +194,17 @@ def test_init__clone_that_knows_the_default_branch__names_it(tmp_path):
 
     assert code == ExitCode.OK, err
     assert "    branches: [develop]\n" in out
+    assert "\nbaseline: {ref: develop}\ntriggers: {push: [develop]}\n" in out
+
+
+def test_init__no_main_but_master__compares_with_that(tmp_path):
+    top = make_repository(tmp_path / "r", {"train.py": ""})
+    git(top, "branch", "-m", "main", "master")
+
+    assert command(top, "init")[0] == ExitCode.OK
+
+    spec = read_source((top / "experiments/r.yaml").read_bytes(), "x").data
+    assert (spec["baseline"], spec["triggers"]) == ({"ref": "master"}, {"push": ["master"]})
 
 
 def test_init__dry_run__writes_nothing(tmp_path):
