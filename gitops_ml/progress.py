@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
@@ -26,6 +27,15 @@ def shown(trial: Trial) -> str:
     return " ".join(filter(None, (trial.experiment.name, point, f"seed {trial.seed}{repeat}")))
 
 
+def _names(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the trials' names by key; those of two sides that differ in nothing else say which commit they are of."""
+    often = Counter(map(shown, trials))
+    return {
+        trial.key: shown(trial) + (f" of {trial.version.commit[:8]}" if often[shown(trial)] > 1 else "")
+        for trial in trials
+    }
+
+
 def harmless(line: str) -> str:
     """Return a training's line fit for a terminal and a CI log: it moves no cursor and gives no command.
 
@@ -47,7 +57,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
-        self._names = {trial.key: shown(trial) for trial in trials}
+        self._names = _names(trials)
         self._width = max(map(len, self._names.values()), default=0)
         self._followed = logs
         self._prefix = logs and len(trials) > 1

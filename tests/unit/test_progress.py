@@ -91,6 +91,22 @@ def test_followed__failure__is_not_shown_twice() -> None:
     assert stream.getvalue() == "digits seed 0  failed: the training exited with code 1\n"
 
 
+def test_plain__both_sides_of_a_change__are_told_apart() -> None:
+    stream = io.StringIO()
+    base = dataclasses.replace(TRIAL, key="b" * 64, version=dataclasses.replace(TRIAL.version, commit="b" * 40))
+    other = trial("true", seed=1)
+    progress = Progress(stream, [TRIAL, base, other], {})
+
+    for of in (TRIAL, base, other):
+        progress(event(EventKind.SUBMITTED, of=of))
+
+    assert stream.getvalue().splitlines() == [
+        f"digits seed 0 of {TRIAL.version.commit[:8]}  started",
+        "digits seed 0 of bbbbbbbb  started",
+        "digits seed 1              started",
+    ]
+
+
 def test_plain__rented_machine__says_what_it_cost() -> None:
     stream = io.StringIO()
     failed = failure("")
