@@ -157,7 +157,8 @@ def _going_on(event: Event) -> str:
     status = event.status
     if status is None:
         return str(event.kind)
-    words = "started" if event.kind is EventKind.SUBMITTED else f"{status.state}  {status.progress}".rstrip()
+    started = event.kind is EventKind.SUBMITTED and status.state is not JobState.WAITING
+    words = "started" if started else f"{status.state}  {status.progress}".rstrip()
     return words + _attempt(status)
 
 

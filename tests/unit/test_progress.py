@@ -107,6 +107,18 @@ def test_plain__both_sides_of_a_change__are_told_apart() -> None:
     ]
 
 
+def test_plain__no_machine_to_be_had__is_not_called_started() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream, [TRIAL], {})
+
+    for kind in (EventKind.SUBMITTED, EventKind.CHANGED):
+        progress(event(kind, JobState.WAITING, "waits for a machine: g6.xlarge: InsufficientInstanceCapacity"))
+
+    assert stream.getvalue() == (
+        "digits seed 0  waiting  waits for a machine: g6.xlarge: InsufficientInstanceCapacity\n"
+    )
+
+
 def test_plain__rented_machine__says_what_it_cost() -> None:
     stream = io.StringIO()
     failed = failure("")
