@@ -18,6 +18,9 @@ add --plan "${ACTION_PLAN:-}"
 add --from "${ACTION_FROM:-}"
 add --digest "${ACTION_DIGEST:-}"
 add --forge "${ACTION_FORGE:-}"
+# `reconcile` does not know these two.
+if [[ $verb == ci && ${ACTION_DETACH:-auto} != auto ]]; then add --detach "$ACTION_DETACH"; fi
+if [[ $verb == ci ]]; then add --job-limit "${ACTION_JOB_LIMIT:-}"; fi
 if [[ ${ACTION_CANCELLED:-false} == true ]]; then arguments+=(--cancelled); fi
 if [[ ${ACTION_APPROVED:-false} == true ]]; then arguments+=(--approved-by-environment); fi
 

@@ -138,7 +138,7 @@ def execute(
         ports: backends, git, results, clock.
         jobs: how many may be at work on this machine at the same time; attached ones count.
         far_jobs: how many may be at work elsewhere.
-        detach: return once they are submitted; the next execution collects them.
+        detach: return once they are submitted; the next execution collects them. Interrupted, it ends none.
         follow: pass on the training's log lines as events.
     """
     return _Execution(trials, ports, jobs=jobs, far_jobs=far_jobs, follow=follow).run(detach=detach)
@@ -200,7 +200,10 @@ class _Execution:
                     self._ports.wait(pause_s)
                     unchanged_s += pause_s
         except KeyboardInterrupt:
-            self._end_all()
+            if detach:
+                self._leave_all()
+            else:
+                self._end_all()
             return self._summary(interrupted=True)
         return self._summary(interrupted=False)
 
@@ -445,6 +448,12 @@ class _Execution:
     def _emit(self, event: Event) -> None:
         with self._emitting:
             self._ports.on_event(event)
+
+    def _leave_all(self) -> None:
+        """Tell what is at work from what was not started yet; nothing is ended."""
+        for key, job in list(self._active.items()):
+            if job.status is None or (job.status.state.final and not job.submitted):
+                self._pending.appendleft(self._active.pop(key))
 
     def _end_all(self) -> None:
         """End the jobs that we started; one that somebody else started goes on."""

@@ -106,6 +106,8 @@ class Ruling(enum.StrEnum):
     """No approval helps: the policy has to change, on the target branch."""
     LEAVE = "leave"
     """Nobody wants it now; that is no denial."""
+    AT_WORK = "at-work"
+    """It was allowed, and goes on where the job that started it is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,14 +144,19 @@ class Decision:
     @property
     def exit_code(self) -> ExitCode:
         """DENIED when something that was wanted may not be trained."""
-        left = any(entry.ruling is not Ruling.TRAIN for entry in self.experiments)
+        left = any(entry.ruling not in (Ruling.TRAIN, Ruling.AT_WORK) for entry in self.experiments)
         denied = self.names(Ruling.WAIT) or self.names(Ruling.REFUSE) or (self.notes and left)
         return ExitCode.DENIED if denied else ExitCode.OK
 
     def sentences(self) -> tuple[str, ...]:
         """Say for people what is not trained, why, what is needed and by whom; names stand between backticks."""
-        left = [entry for entry in self.experiments if entry.ruling is not Ruling.TRAIN]
+        left = [entry for entry in self.experiments if entry.ruling not in (Ruling.TRAIN, Ruling.AT_WORK)]
         lines = [*self.notes, *(f"`{entry.name}` is not trained: {'; '.join(entry.reasons)}" for entry in left)]
+        lines += [
+            f"`{entry.name}`: {'; '.join(entry.reasons)}, first results by `gitops-ml reconcile`"
+            for entry in self.experiments
+            if entry.ruling is Ruling.AT_WORK
+        ]
         if self.names(Ruling.WAIT):
             lines.append(
                 f"to train it, someone with {self.approvers} permission comments "
@@ -437,9 +444,8 @@ def held(plan: Plan, decision: Decision) -> Plan:
 def _short(entry: ExperimentDecision | None) -> str:
     if entry is None:
         return "not decided for"
-    return {Ruling.WAIT: "waits for an approval", Ruling.REFUSE: "refused by policy"}.get(
-        entry.ruling, "; ".join(entry.reasons)
-    )
+    words = {Ruling.WAIT: "waits for an approval", Ruling.REFUSE: "refused by policy", Ruling.AT_WORK: "at work"}
+    return words.get(entry.ruling, "; ".join(entry.reasons))
 
 
 # Records that were not made in CI

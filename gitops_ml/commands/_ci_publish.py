@@ -32,6 +32,11 @@ class Publication:
     local: bool
     context: CIContext | None
 
+    @property
+    def run_url(self) -> str | None:
+        """The page of this run, by which it is known when it is over."""
+        return self.context.whole_run_url if self.context else None
+
 
 def publish(what: Publication, tools: Tools, console: Console, forge: Callable[[], Forge]) -> dict[str, str]:
     """Report, comment and set statuses as the steps say, and return the step's outputs.
@@ -76,6 +81,8 @@ def _comment(what: Publication, tools: Tools, forge: Forge, url: str | None) -> 
     marker = markdown.marker(what.identity)
     lines = list(decided_lines(what.planned))
     shown = [f"- {markdown.prose(line)}" for line in lines[:20]]
+    if what.run_url and what.planned.decision.names(Ruling.AT_WORK):
+        shown.append(f"- [the run that started them]({what.run_url})")
     if len(lines) > 20:
         shown.append(f"- and {len(lines) - 20} more, in the job's log")
     first = "\n".join(shown) + "\n\n" if shown else ""
@@ -110,6 +117,12 @@ def _other_statuses(what: Publication, forge: Forge, url: str | None) -> None:
     """Set the statuses of experiments that were not compared, so that a required one is never left open."""
     for name, state, text in _states(what):
         forge.set_status(what.comparison.head.commit, context=f"gitops-ml/{name}", state=state, text=text, url=url)
+    for entry in what.planned.decision.experiments:
+        if entry.ruling is Ruling.AT_WORK:
+            context, text = f"gitops-ml/{entry.name}", "; ".join(entry.reasons)
+            forge.set_status(
+                what.comparison.head.commit, context=context, state=State.PENDING, text=text, url=what.run_url
+            )
 
 
 def _states(what: Publication) -> Iterator[tuple[str, State, str]]:

@@ -10,7 +10,8 @@ Settings and policy come from the target branch's tip as it is now, never from t
 and GitLab's the event is given by options.
 
 Outputs: ``verdict``, ``report-url``, ``comment-url``, ``report-json``, ``cost-usd``; of ``--job plan`` also ``run``
-(whether the next job has something to do); of ``--job run`` also ``digest``.
+(whether the next job has something to do); of ``--job run`` also ``digest``, and ``going-on`` (how many trainings it
+has left at work, see ``--detach``).
 """
 
 import argparse
@@ -27,6 +28,7 @@ from gitops_ml.baselines import InvalidSpecError
 from gitops_ml.ci import COMMANDS_HELP, Event, EventKind, Spend, Steps, Verb, command_in, steps_for
 from gitops_ml.commands import _ci_publish
 from gitops_ml.commands._ci_console import Console
+from gitops_ml.commands._ci_detach import Detach, at_work, job_limit_s, to_be_left
 from gitops_ml.commands._ci_identity import kept_fresh, refuse_beside_training
 from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
 from gitops_ml.commands._ci_reconcile import NO_RESULT, Part, reconcile
@@ -40,7 +42,7 @@ from gitops_ml.comparison import Comparison, GateResult, compare
 from gitops_ml.diagnostics import Severity
 from gitops_ml.errors import DeniedError, ExitCode, ServiceError, UserError, worst
 from gitops_ml.forges.base import Forge, State
-from gitops_ml.handover import Writer, take
+from gitops_ml.handover import Writer, live_in, take
 from gitops_ml.planning import Plan, Relation
 from gitops_ml.policy import PERMISSIONS, Approval, Ruling, objection_to, policy_from
 from gitops_ml.records import Origin, Record, json_bytes, json_document
@@ -69,6 +71,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", dest="identity", default="default", help="keeps several comments apart")
     parser.add_argument("--report-url", metavar="URL", help="where the full report stands (default: on the ledger)")
     parser.add_argument("--jobs", type=int, metavar="N", help="train at most N at a time (default: what fits)")
+    parser.add_argument(
+        "--detach",
+        choices=[str(how) for how in Detach],
+        default=str(Detach.AUTO),
+        help="leave trainings of a cloud at work and end, `reconcile` brings the results: `auto` (default) where "
+        "`budget.max_duration` may exceed the job's limit",
+    )
+    parser.add_argument(
+        "--job-limit",
+        type=int,
+        metavar="MINUTES",
+        help="after which the CI ends this job (default: what GitLab says, else 360)",
+    )
     parser.add_argument("--dotenv", metavar="FILE", type=Path, help="also write the outputs as KEY=value lines")
     parser.add_argument(
         "--approved-by-environment",
@@ -141,6 +156,8 @@ class Flow:
         self._forge_name = args.forge or (context.kind.value if context else "local")
         self.local = self._forge_name == "local"
         self._forge: Forge | None = None
+        self._live: set[str] = set()
+        """Keys of jobs that were left at work."""
         self.origin = Origin(kind="ci", run_url=context.run_url if context else None)
         self._outputs: dict[str, str] = {"verdict": "nothing", "cost-usd": "0"}
 
@@ -376,9 +393,10 @@ class Flow:
             else:
                 self._set_pending(event, steps, planned)
             trained, planned, costs = self._train(event, steps, approval, names, planned)
+            planned = at_work(planned, self._live, tools.project.backend)
             codes.append(trained)
             if trained == ExitCode.INTERRUPTED and self._job == "all":
-                return self._interrupted(event, costs)
+                return self._interrupted(event, costs, planned)
         if self._job == "run":
             self._outputs |= {"verdict": _word(planned, None, codes), "cost-usd": f"{sum(costs):.4f}"}
             return worst(*codes)
@@ -387,8 +405,9 @@ class Flow:
                 # Such as what a fork's run left: whoever wrote the change wrote these files and their digest too.
                 raise DeniedError(f"`--from`: nothing was to be trained here ({steps.why}), so no results are taken")
             planned, costs = self._take(event, steps, approval, names, planned)
+            planned = at_work(planned, self._live, tools.project.backend)
         if self._args.cancelled:
-            self._interrupted(event, costs)
+            self._interrupted(event, costs, planned)
             return ExitCode.OK  # of this job, whose part is done
         comparison = self.compare(planned)
         if comparison.gate is GateResult.FAIL:
@@ -420,11 +439,14 @@ class Flow:
             self.forge,
         )
 
-    def _interrupted(self, event: Event, costs: Sequence[float]) -> int:
-        """Keep what was paid for, and say nothing about it: the job was cancelled, or a newer head took its place."""
+    def _interrupted(self, event: Event, costs: Sequence[float], planned: Planned) -> int:
+        """Keep what was paid for, and say nothing about it: the job was cancelled, or a newer head took its place.
+
+        What was left at work stays pending; `reconcile` has the last word.
+        """
         self._outputs |= {"verdict": "interrupted", "cost-usd": f"{sum(costs):.4f}"}
         self._tools.results.push(f"Keep what was trained at {(event.head or '')[:12]} until it was cancelled")
-        self._end_pending(event, _CANCELLED)
+        self._end_pending(event, _CANCELLED, but=planned.decision.names(Ruling.AT_WORK))
         return ExitCode.INTERRUPTED
 
     # What is shown while it trains
@@ -446,14 +468,14 @@ class Flow:
         self._outputs["verdict"] = "training" if names else _word(planned, None, [])
         return ExitCode.OK
 
-    def _end_pending(self, event: Event, text: str) -> None:
+    def _end_pending(self, event: Event, text: str, *, but: Collection[str] = ()) -> None:
         """Leave no status pending that this run has set and that nothing will ever answer."""
         if self._job not in ("all", "publish") or event.head is None or self._run_url is None:
             return
         try:
             for context, standing in self.forge().statuses(event.head).items():
                 ours = standing.state is State.PENDING and standing.url == self._run_url
-                if ours and context.startswith("gitops-ml/"):
+                if ours and context.startswith("gitops-ml/") and context.removeprefix("gitops-ml/") not in but:
                     self.forge().set_status(
                         event.head, context=context, state=State.ERROR, text=text, url=self._run_url
                     )
@@ -530,7 +552,7 @@ class Flow:
         costs: list[float] = []
         out = tools.cwd / self._args.out if self._args.out and self._job == "run" else None
         writer = Writer(out) if out is not None else None
-        options = argparse.Namespace(jobs=self._args.jobs, detach=False, logs=True)
+        detach, limit_s = Detach(self._args.detach), job_limit_s(self._args.job_limit, tools.environ)
         trials = [p.trial for p in planned.held.to_run()]
         for _ in range(_ROUNDS):
             if not trials:
@@ -544,11 +566,18 @@ class Flow:
                 if writer is not None:
                     writer.add(by_key[record.key], record, folder)
 
-            with self._console.group("Train"), self._console.untrusted():
-                summary = carry_out(trials, options, tools, hand_over, self.origin)
-            codes.append(summary.exit_code)
-            costs += [record.attempt.cost_usd for record in summary.records]
-            if summary.exit_code == ExitCode.INTERRUPTED:
+            away = to_be_left(trials, detach, limit_s=limit_s, jobs=self._args.jobs, tools=tools)
+            for left in (True, False):
+                some = [trial for trial in trials if (trial.key in away) is left]
+                if not some or ExitCode.INTERRUPTED in codes:
+                    continue
+                options = argparse.Namespace(jobs=self._args.jobs, detach=left, logs=not left)
+                with self._console.group("Leave at work" if left else "Train"), self._console.untrusted():
+                    summary = carry_out(some, options, tools, hand_over, self.origin)
+                self._live |= {trial.key for trial in summary.going_on if left}
+                codes.append(summary.exit_code)
+                costs += [record.attempt.cost_usd for record in summary.records]
+            if ExitCode.INTERRUPTED in codes:
                 break
             steps = dataclasses.replace(steps, force=False)
             planned = settled(self.plan(event, steps, approval, names)[1], planned)
@@ -559,8 +588,10 @@ class Flow:
         attempts = [one for of_key in tools.results.attempts(done).values() for one in of_key]
         failed = [attempt for attempt in attempts if attempt.origin == self.origin]
         costs += [attempt.cost_usd for attempt in failed]
+        if self._live:
+            self._outputs["going-on"] = str(len(self._live))
         if writer is not None:
-            self._outputs["digest"] = writer.close(failed)
+            self._outputs["digest"] = writer.close(failed, live=sorted(self._live))
         return worst(*codes), planned, costs
 
     def _take(
@@ -583,6 +614,7 @@ class Flow:
             planned = settled(self.plan(event, steps, approval, names)[1], planned)
             if not taken.left:
                 break
+        self._live = set(live_in(folder, self._args.digest))
         self._tools.say(f"{len(done)} results taken of what was handed over")
         return planned, costs
 
@@ -625,6 +657,8 @@ def _word(planned: Planned, comparison: Comparison | None, codes: Sequence[int])
     }
     if code in words:
         return words[code]
+    if planned.decision.names(Ruling.AT_WORK) and (comparison is None or not comparison.experiments):
+        return "training"
     if comparison is None or not comparison.experiments:
         return "planned" if planned.decision.experiments else "nothing"
     return str(comparison.gate)

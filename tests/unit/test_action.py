@@ -404,7 +404,8 @@ def test_gitlab_file__its_commands__parse():
 
     assert len(lines) == 5
     for line in lines:
-        words = shlex.split(line.replace('"$@"', "--from gitops-ml-raw --digest 0"))
+        line = line.replace('"$@"', "--from gitops-ml-raw --digest 0").replace("$[[ inputs.detach ]]", "auto")
+        words = shlex.split(line)
         parser(words[0]).parse_args(words)
 
 
@@ -546,3 +547,10 @@ def test_install_script__no_such_interpreter__says_so(checkout):
         "::error::the input python names no interpreter of Python 3.11 or later\n",
         "",
     )
+
+
+def test_ci_script__detach_and_limit__reach_the_command_as_they_are_and_not_reconcile(tmp_path):
+    inputs = {"ACTION_DETACH": "always", "ACTION_JOB_LIMIT": HOSTILE}
+
+    assert ran(tmp_path, **inputs)[-2:] == ["--detach=always", f"--job-limit={HOSTILE}"]
+    assert ran(tmp_path, **inputs, ACTION_VERB="reconcile")[1:] == ["reconcile", "--job=all", "--id=default"]

@@ -512,6 +512,20 @@ def test_interrupted__job_that_cannot_be_ended__is_said_to_go_on(here: Here) -> 
     assert [one.key for one in summary.going_on] == here.backend.ended == [of.key]  # type: ignore[attr-defined]
 
 
+def test_interrupted__detached__ends_nothing_and_says_what_was_not_started(here: Here) -> None:
+    here.backend = Waiting()  # type: ignore[assignment]
+    one, other = trial("true", seed=1), trial("true", seed=2)
+
+    def interrupts(_: Event) -> None:
+        raise KeyboardInterrupt
+
+    summary = here.execute(one, other, detach=True, on_event=interrupts)
+
+    assert summary.interrupted
+    assert here.backend.ended == []  # type: ignore[attr-defined]
+    assert ([t.key for t in summary.going_on], [t.key for t in summary.not_started]) == ([one.key], [other.key])
+
+
 class Cut:
     """A backend whose answers about jobs are lost after the first, while there are errors left."""
 
