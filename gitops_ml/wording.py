@@ -689,7 +689,8 @@ def trial_rows(experiment: ExperimentComparison) -> list[TrialRow]:
             if trial.reused and trial.recorded:
                 outcome = "reused" if some_new else "succeeded"
             elif not trial.recorded and attempt is not None:
-                known = attempt.exit_code is None or attempt.exit_code <= 0
+                # Who ended it for a reason knows better than the code that its shell then gave.
+                known = attempt.outcome is not Outcome.FAILED or attempt.exit_code is None or attempt.exit_code <= 0
                 known = known or re.search(rf"\b{attempt.exit_code}\b", attempt.reason) is not None
                 code = "" if known else f" (exit code {attempt.exit_code})"
                 outcome += f"{code}: {clean(attempt.reason, 120)}"

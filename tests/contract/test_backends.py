@@ -67,6 +67,12 @@ class Site:
     def has_printed(self, of: Trial, line: str) -> None:
         until(lambda: line in self.log(of))
 
+    def has_saved(self, of: Trial) -> None:
+        """A machine elsewhere may be gone at once: what outlives it has left it before."""
+        if self.cloud is not None:
+            place = {"Bucket": self.cloud.bucket, "Prefix": f"digits/jobs/{of.key}/checkpoints/manifests/"}
+            until(lambda: self.cloud is not None and self.cloud.client("s3").list_objects_v2(**place)["KeyCount"])
+
 
 KINDS: dict[str, Callable[[Context], Backend]] = {"local": LocalBackend, "aws-ec2": AwsEc2Backend}
 REPOSITORY = "acme/digits"
@@ -410,6 +416,7 @@ def test_checkpoints__outlive_an_attempt_that_was_cancelled(site: Site) -> None:
     )
     site.submit(of)
     site.has_printed(of, "started")
+    site.has_saved(of)
     site.backend.cancel(of.key)
 
     assert site.run(of).attempt == 2
