@@ -8,10 +8,11 @@ over.
 import ast
 import math
 import os
+import posixpath
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gitops_ml.errors import UserError
 from gitops_ml.globs import is_glob
@@ -54,7 +55,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """All that was found; paths from the repository's root, with forward slashes."""
+    """All that was found; paths from the workdir, with forward slashes."""
 
     script: str
     params: tuple[Parameter, ...]
@@ -68,6 +69,8 @@ class Findings:
     ci: str | None
     """github or gitlab, by the CI files that are there; None: neither or both."""
     advice: tuple[str, ...]
+    workdir: str | None = None
+    """Where the script has to be started to find the files that it names; None: at the repository's root."""
 
 
 def look(top: Path, *, script: str | None = None) -> Findings:
@@ -89,6 +92,12 @@ def look(top: Path, *, script: str | None = None) -> Findings:
     strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     lists = [name for name in files if re.search(r"requirements[^/]*\.(txt|lock)$", name)]
     locks = [name for name in lists if b"--hash=sha256:" in _head(top / name)]
+    workdir = _workdir(chosen, files, strings)
+    where = top
+    if workdir is not None:
+        where, chosen = top / workdir, chosen.rpartition("/")[2]
+        files = [path.removeprefix(f"{workdir}/") for path in files if path.startswith(f"{workdir}/")]
+        lists, locks = ([posixpath.relpath(name, workdir) for name in names] for names in (lists, locks))
     metrics_files = _metrics_files(files, strings, nodes)
     data = tuple(_data(files, strings))
     advice = []
@@ -108,14 +117,29 @@ def look(top: Path, *, script: str | None = None) -> Findings:
         script=chosen,
         params=tuple(option for option in options if option.name not in _SEEDS),
         seed_option=seed,
-        code=_code(chosen, files, top, strings, {item.path for item in data}) if tree is not None else (),
+        code=_code(chosen, files, where, strings, {item.path for item in data}) if tree is not None else (),
         lock=locks[0] if locks else None,
         data=data,
         metrics_files=metrics_files,
-        metrics=_metrics(top, metrics_files),
+        metrics=_metrics(where, metrics_files),
         ci=_ci(top),
         advice=tuple(advice),
+        workdir=workdir,
     )
+
+
+def _workdir(script: str, files: Sequence[str], strings: set[str]) -> str | None:
+    """Return the script's folder if it names files or folders that stand there, and none that stand at the root."""
+    folder = script.rpartition("/")[0]
+    named = {text.rstrip("/") for text in strings if _is_plain_path(text.rstrip("/"))}
+
+    def stand_in(place: str) -> bool:
+        there = [path.removeprefix(place) for path in files if path.startswith(place) and path != script]
+        parents = {str(parent) for path in there for parent in PurePosixPath(path).parents} - {"."}
+        # A word such as "data" may mean anything; a path or a file's name does not.
+        return bool(named & set(there)) or any("/" in text and text in parents for text in named)
+
+    return folder if folder and stand_in(f"{folder}/") and not stand_in("") else None
 
 
 def goal_of(name: str) -> str | None:

@@ -77,7 +77,10 @@ def _branch(tools: Tools) -> str | None:
 
 def spec_text(name: str, found: Findings, branch: str | None = None) -> str:
     """Return a spec with comments; it is valid as it stands."""
-    lines = ["version: 1", f"name: {_scalar(name)}", f"run: {_scalar(_run_line(found))}", ""]
+    lines = ["version: 1", f"name: {_scalar(name)}", f"run: {_scalar(_run_line(found))}"]
+    if found.workdir is not None:
+        lines += [f"workdir: {_scalar(found.workdir)}  # the script names files from here; so do all paths below"]
+    lines.append("")
     if found.code:
         lines += [
             "code:                  # a change here means a new training, which sees these files and no others",
@@ -262,7 +265,7 @@ _NAME = r"[a-z0-9][a-z0-9-]{0,62}"
 
 
 def _name(found: Findings, top: Path) -> str:
-    folder = Path(found.script).parent.name or top.name
+    folder = Path(found.workdir or "", found.script).parent.name or top.name
     return re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-")[:63] or "experiment"
 
 

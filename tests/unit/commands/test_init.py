@@ -335,3 +335,29 @@ def test_spec_text__script_with_a_hostile_name__stays_one_word_of_the_shell(tmp_
     spec = read_source(spec_text("a", look(tmp_path, script=name)).encode(), "x").data
 
     assert spec["run"] == "python 'train $(touch pwned) '\"'\"'\"; echo.py'"
+
+
+def test_init__script_that_names_files_from_its_own_folder__is_started_there(tmp_path):
+    script = 'open("data/train.csv"); open("out/metrics.json", "w")\nimport model\n'
+    files = {
+        "digits/train.py": script,
+        "digits/model.py": "",
+        "digits/data/train.csv": "a\n",
+        "requirements.lock": LOCK,
+    }
+    write(tmp_path, files)
+
+    found = look(tmp_path)
+
+    assert (found.workdir, found.script, found.lock) == ("digits", "train.py", "../requirements.lock")
+    assert found.code == ("train.py", "model.py")
+    assert [item.path for item in found.data] == ["data/train.csv"]
+    assert 'run: "python train.py"\nworkdir: digits  # ' in spec_text("digits", found)
+
+
+def test_init__script_in_a_folder_that_names_files_from_the_root__is_started_at_the_root(tmp_path):
+    write(tmp_path, {"src/train.py": 'open("data/train.csv")\n', "data/train.csv": "a\n", "src/data/other.csv": "a\n"})
+
+    found = look(tmp_path)
+
+    assert (found.workdir, found.script) == (None, "src/train.py")
