@@ -20,6 +20,7 @@ from gitops_ml.spec import At, Experiment, Missing
 from gitops_ml.validation import linked, load
 from gitops_ml.values import dataclass
 
+_USUAL = ("main", At.MERGE_BASE)
 _ANCESTORS = 200
 """How far ``missing: ancestor`` looks back along first parents."""
 
@@ -102,7 +103,6 @@ class Planner:
             raise UserError(f"no experiment is called `{min(unknown)}` at {_shown(tree.version)}; known are: {known}")
         bases: dict[tuple[str, At], tuple[Base, bool]] = {}
         entries = []
-        default = self._base(tree, wish, "main", At.MERGE_BASE)[0].choice
         for experiment in head.experiments.values():
             rule = (experiment.baseline.ref, experiment.baseline.at)
             if rule not in bases:
@@ -111,13 +111,14 @@ class Planner:
                 continue
             base, on_baseline = bases[rule]
             entries.append(self._entry(experiment, head, base, train_same=on_baseline or bool(names)))
-        if len(bases) == 1:
-            default = next(iter(bases.values()))[0].choice
+        [(default, _), *others] = bases.values()
+        if others:
+            default, _ = bases.get(_USUAL) or self._base(tree, wish, *_USUAL)
         if not names:
             for base, _ in bases.values():
                 gone = planning.removed_experiments(head, base)
                 entries += [e for e in gone if e.experiment.name not in {entry.experiment.name for entry in entries}]
-        return Plan(head=tree.version, baseline=default, experiments=tuple(entries))
+        return Plan(head=tree.version, baseline=default.choice, experiments=tuple(entries))
 
     def specs_at(self, commit: str) -> Specs:
         """Return the valid specs of a commit of the baseline side."""
@@ -202,7 +203,9 @@ class Planner:
         repository = self._repository
         if wish.base is not None:
             return self._chosen(self._commit(wish.base), wish.base, "given"), False
-        tip = wish.tips.get(ref) or repository.resolve_ref(ref, self._remote)
+        # Uncommitted work is compared with HEAD, whatever the history.
+        beside = head.commit if at is At.MERGE_BASE and not head.dirty else None
+        tip = wish.tips.get(ref) or repository.resolve_ref(ref, self._remote, beside=beside)
         here = repository.head()
         on_ref = wish.head is None and (here.branch == ref or (here.branch is None and head.commit == tip))
         if wish.branch is not None:

@@ -160,10 +160,11 @@ class Repository:
         found = self.object(f"{revision}^{{commit}}")
         return found.oid if found else None
 
-    def resolve_ref(self, ref: str, remote: str) -> str | None:
+    def resolve_ref(self, ref: str, remote: str, *, beside: str | None = None) -> str | None:
         """Return the commit of a baseline ref: the remote-tracking branch, then the local one, then any revision.
 
-        A CI checkout of one commit has none of these: then the remote's branch is fetched.
+        A CI checkout of one commit has none of these: then the remote's branch is fetched. A shallow clone fetches the
+        history ``beside`` it along, which is that of a commit whose merge base with the branch is asked for next.
         """
         for name in (f"refs/remotes/{remote}/{ref}", f"refs/heads/{ref}", ref):
             if commit := self.resolve(name):
@@ -171,7 +172,9 @@ class Repository:
         if not _REF.fullmatch(ref) or self.remote_url(remote) is None:
             return None
         if (remote, ref) not in self._fetched_tips:
-            self._fetched_tips[remote, ref] = self.fetch(remote, f"refs/heads/{ref}")
+            branch = f"refs/heads/{ref}"
+            known = beside is not None and self._fetch_beside(remote, branch, beside)
+            self._fetched_tips[remote, ref] = self.fetched(remote, branch) if known else self.fetch(remote, branch)
         return self._fetched_tips[remote, ref]
 
     def merge_base(self, one: str, other: str) -> str | None:
@@ -606,6 +609,27 @@ class Repository:
         commits = os.fsdecode(self._act(["rev-list", *map(checked_oid, tips), *without, "--"]).stdout).split()
         return sorted(shallow.intersection(commits))
 
+    def _fetch_beside(self, remote: str, ref: str, commit: str) -> bool:
+        """Fetch a branch and the history behind a shallow commit at once, with trees and all files but large ones.
+
+        Apart, the tip, the commit graph and the merge base's files would be asked for in seven requests instead of
+        three. False: it is not the first time, the clone is not shallow, or the server has to be asked in small steps.
+        """
+        boundary = [] if self.fetched(remote, ref) else self._boundary([commit], None)
+        if not boundary:
+            return False
+        # To offer what is here would save some of its files, and take a request more.
+        args = ["-c", _OFFER_NOTHING, *_FETCH, f"--filter={_SMALL_FILES}", f"--depth={1 + _DEEPEN[0]}"]
+        with locked(self._lock):
+            refs = (f"+{ref}:{self.fetched_ref(remote, ref)}", *boundary)
+            done = self._connect([*args, "--", remote, *refs], remote, partial=True)
+        said = what_git_said(done)
+        if done.returncode and not any(oid in said for oid in boundary):
+            if "couldn't find remote ref" in said:
+                return True
+            raise service_error(f"cannot fetch {ref} from {remote}", done)
+        return done.returncode == 0
+
     def _deepen(self, boundary: Sequence[str], commits: int) -> None:
         """Fetch more of the commit graph, without trees and files, behind the boundary."""
         with locked(self._lock):
@@ -622,16 +646,22 @@ class Repository:
                 done,
             )
 
-    def _obtain(self, oids: Sequence[str], filter_spec: str = "blob:limit=1m") -> None:
+    def _obtain(self, oids: Sequence[str], *options: str) -> None:
         """Fetch objects that a shallow or partial clone lacks into the private store."""
         if not self._incomplete():
             raise GitError(f"object {oids[0]} is not in this repository")
         remote = self._any_remote()
         # As git itself does for partial clones: no negotiation, or the server would leave out what our commits imply.
-        args = ["-c", _OFFER_NOTHING, *_FETCH, f"--filter={filter_spec}", "--stdin", remote]
+        args = ["-c", _OFFER_NOTHING, *_FETCH, *(options or ("--filter=blob:limit=1m",)), "--stdin", remote]
         done = self._connect(args, remote, partial=True, stdin="".join(f"{oid}\n" for oid in oids).encode())
         if done.returncode:
             raise service_error(f"cannot fetch {len(oids)} objects that this clone lacks from {remote}", done)
+
+    def _obtain_commit(self, commit: str) -> None:
+        with locked(self._lock):
+            # Of a whole history all that is asked for are commits; a shallow one is not to grow by all of them.
+            options = (f"--filter={_SMALL_FILES}", "--depth=1") if self._shallow() else ("--filter=tree:0",)
+            self._obtain([commit], *options)
 
     def _incomplete(self) -> bool:
         """Say whether objects may be missing: a shallow or partial clone, or commits alone from deepening one."""
@@ -649,7 +679,7 @@ class Repository:
     def _commit_lines(self, commit: str) -> list[str]:
         found = self.object(checked_oid(commit))
         if found is None:
-            self._obtain([commit], "tree:0")
+            self._obtain_commit(commit)
             found = self.object(commit)
         if found is None or found.kind != "commit":
             raise GitError(f"{commit} is no commit of this repository")
@@ -757,6 +787,8 @@ _FETCH = (
     "--no-prune",
     "--refmap=",
 )
+_SMALL_FILES = "blob:limit=256k"
+"""What comes along with history that is fetched with its files: the size that a spec may have."""
 _OFFER_NOTHING = "fetch.negotiationAlgorithm=noop"
 _PUSH = (
     "push",

@@ -31,7 +31,7 @@ def spec(lr):
 
 @pytest.fixture
 def served(tmp_path):
-    """A change on a branch, 20 commits of main behind it, and records of 60 of its 100 trials on the ledger."""
+    """A change of three commits, 20 commits of main beside it, and records of 60 of its 100 trials on the ledger."""
     (tmp_path / "srv").mkdir()
     with GitServer(tmp_path / "srv").running() as server:
         remote = make_remote(server.root / "vision.git")
@@ -41,7 +41,8 @@ def served(tmp_path):
             commit(work, {"notes.md": str(number)})
         git(work, "push", "-q", "origin", "main")
         git(work, "switch", "-q", "-c", "change", "HEAD~5")
-        commit(work, {"train.py": "pass  # faster"})
+        for number in range(3):
+            commit(work, {"train.py": f"pass  # faster by {number}"})
         git(work, "push", "-q", "origin", "change")
         plan = json.loads(command(work, "plan", "--format", "json").out)
         keys = plan["to_run"][:60]
@@ -52,22 +53,44 @@ def served(tmp_path):
             file.parent.mkdir(parents=True)
             file.write_bytes(json_bytes({**record_to_json(ledgers.record()), "key": key}))
         assert command(work, "report", "--push").code == 0
-        git(remote, "config", "uploadpack.allowAnySHA1InWant", "true")
+        git(work, "switch", "-q", "-c", "merged")
+        git(work, "merge", "-q", "--no-edit", "main")
+        git(work, "push", "-q", "origin", "merged")
+        git(work, "switch", "-q", "change")
         yield server
 
 
-# A clone of one commit has to ask for the history between main and the change, and for the baseline's files.
+def cloned(server, tmp_path, *options):
+    """Return a clone with these options, with the token where a checkout action leaves it."""
+    header = f"http.{server.url}/.extraheader={server.header()}"
+    folder = tmp_path / "clone"
+    git(tmp_path, "-c", header, "clone", "-q", *options, f"{server.url}/vision.git", str(folder))
+    git(folder, "config", *header.split("=", 1))
+    return folder
+
+
+def asked(server):
+    return [f"{call.method} {call.path}" for call in server.calls]
+
+
+# A clone of a part of the history has to ask for main, for the history up to the change, and for the baseline's files.
 @pytest.mark.parametrize(
     ("options", "most"),
-    [([], 3), (["--single-branch"], 6), (["--filter=blob:none"], 6), (["--depth=1"], 10)],
-    ids=["whole", "one branch", "without files", "one commit"],
-)
+    [
+        (["-b", "change"], 3),
+        (["-b", "change", "--single-branch"], 6),
+        (["-b", "change", "--filter=blob:none"], 6),
+        (["-b", "change", "--depth=1"], 6),
+        (["-b", "change", "--depth=2"], 6),
+        (["-b", "change", "--depth=1", "--no-single-branch"], 6),
+        (["-b", "merged", "--depth=1"], 6),
+        (["-b", "main", "--depth=1"], 6),
+    ],
+    ids=["whole", "one branch", "without files", "one commit", "two commits", "one commit of each branch",
+         "one commit of a test merge", "one commit of main"],
+)  # fmt: skip
 def test_plan__100_trials_on_each_side__asks_the_server_a_few_times(options, most, served, tmp_path):
-    url = f"{served.url}/vision.git"
-    header = f"http.{served.url}/.extraheader={served.header()}"
-    folder = tmp_path / "clone"
-    git(tmp_path, "-c", header, "clone", "-q", "-b", "change", *options, url, str(folder))
-    git(folder, "config", *header.split("=", 1))
+    folder = cloned(served, tmp_path, *options)
     served.calls.clear()
 
     said = command(folder, "plan", "--format", "json")
@@ -75,8 +98,19 @@ def test_plan__100_trials_on_each_side__asks_the_server_a_few_times(options, mos
     plan = json.loads(said.out)
     (experiment,) = plan["experiments"]
     assert (len(experiment["head"]), len(experiment["base"])) == (100, 100)
-    assert [trial["action"] for trial in experiment["head"]].count("reuse") == 60
-    assert len(served.calls) <= most, [f"{call.method} {call.path}" for call in served.calls]
+    assert [trial["action"] for trial in experiment["head"]].count("reuse") == (0 if "main" in options else 60)
+    assert len(served.calls) <= most, asked(served)
+
+
+def test_plan__again_in_a_clone_of_one_commit__says_the_same_in_6_requests(served, tmp_path):
+    folder = cloned(served, tmp_path, "-b", "change", "--depth=1")
+    first = command(folder, "plan", "--format", "json")
+    served.calls.clear()
+
+    again = command(folder, "plan", "--format", "json")
+
+    assert again == first
+    assert len(served.calls) <= 6, asked(served)
 
 
 def test_log__new_results_on_the_ledger__are_fetched_in_3_requests(served, tmp_path):

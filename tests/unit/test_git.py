@@ -397,16 +397,17 @@ def test_history__whole_clone__answers(history, open_repository):
     assert len(list(repository.first_parents(topic))) == 1 + 60 + 80
 
 
+@pytest.mark.parametrize("along", [True, False], ids=["along", "later"])
 @pytest.mark.parametrize("depth", [1, 40])
 def test_merge_base__shallow_clone__is_deepened_in_the_private_repository(
-    depth, history, remote, tmp_path, open_repository
+    depth, along, history, remote, tmp_path, open_repository
 ):
     base, main = git(history, "merge-base", "origin/main", "origin/topic"), git(history, "rev-parse", "origin/main")
     shallow = clone(remote, tmp_path / "shallow", f"--depth={depth}", "--branch=topic", "--single-branch")
     repository = open_repository(shallow)
     topic = repository.head().commit
 
-    tip = repository.resolve_ref("main", "origin")
+    tip = repository.resolve_ref("main", "origin", beside=topic if along else None)
 
     assert tip == main
     assert repository.merge_base(tip, topic) == base
@@ -426,6 +427,50 @@ def test_merge_base__shallow_clone__reads_the_base_tree(history, remote, tmp_pat
     assert {path: tree.read(file.oid).decode() for path, file in tree.files.items() if path.startswith("n/")} == {
         f"n/{i % 7}.yaml": str(i) for i in range(84, 91)
     }
+
+
+def test_resolve_ref__beside_a_shallow_commit__brings_the_history_and_small_files(
+    work, remote, tmp_path, open_repository
+):
+    large = "x" * 300_000
+    base = commit(work, {"small": "1", "large": large})
+    git(work, "push", "-q", "origin", "main", "main:refs/heads/topic")
+    git(work, "switch", "-q", "-c", "topic")
+    commit(work, {"small": "2", "large": "cut"})
+    git(work, "push", "-q", "origin", "topic")
+    shallow = clone(remote, tmp_path / "shallow", "--depth=1", "--branch=topic")
+    repository = open_repository(shallow)
+    topic = repository.head().commit
+
+    assert repository.resolve_ref("main", "origin", beside=topic) == base
+    remote.rename(tmp_path / "gone")
+    assert repository.merge_base(topic, base) == base
+    tree = repository.tree(base, "base")
+    assert tree.read(tree.files["small"].oid) == b"1"
+    (tmp_path / "gone").rename(remote)
+    assert tree.read(tree.files["large"].oid) == large.encode()
+
+
+def test_resolve_ref__beside_a_commit_that_the_server_has_lost__is_asked_for_alone(
+    work, remote, tmp_path, open_repository
+):
+    main = git(work, "rev-parse", "HEAD")
+    git(work, "switch", "-q", "-c", "topic")
+    commit(work, {"new": "1"})
+    git(work, "push", "-q", "origin", "topic")
+    shallow = clone(remote, tmp_path / "shallow", "--depth=1", "--branch=topic")
+    git(work, "push", "-q", "origin", "--delete", "topic")
+    git(remote, "gc", "-q", "--prune=now")
+    repository = open_repository(shallow)
+
+    assert repository.resolve_ref("main", "origin", beside=repository.head().commit) == main
+
+
+def test_resolve_ref__beside_a_shallow_commit__no_such_branch__is_none(work, remote, tmp_path, open_repository):
+    shallow = clone(remote, tmp_path / "shallow", "--depth=1", "--branch=main")
+    repository = open_repository(shallow)
+
+    assert repository.resolve_ref("missing", "origin", beside=repository.head().commit) is None
 
 
 def test_merge_base__closer_ancestor_behind_the_boundary__is_found(work, remote, tmp_path, open_repository):
