@@ -15,6 +15,8 @@ from gitops_ml.source import MAX_BYTES, Source, read_source, shown
 from gitops_ml.values import dataclass
 
 PROJECT_FILE = "gitops-ml.yaml"
+# Names by which people know a branch that they work on; a push finds out about all others.
+_WORKED_ON = frozenset(["main", "master", "trunk", "develop", "development", "dev", "staging", "production", "release"])
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?(\?owner=\d{12})?")
 
 
@@ -110,6 +112,10 @@ def _checks(source: Source) -> list[Diagnostic]:
         if name not in known:
             advice = nearest_or_all(name, known)
             error(path, "unknown-backend", f"no backend is called {shown(name)}{advice}", key=key)
+    branch = data.get("ledger", {}).get("branch", "")
+    if branch in _WORKED_ON:
+        accepted = f"results need a branch of their own, such as `{LedgerSettings().branch}`"
+        error(("ledger", "branch"), "ledger-branch", f"{shown(branch)} is a branch that people work on; {accepted}")
     storage = data.get("storage", "")
     if "://" in storage and not _S3.fullmatch(storage):
         accepted = "a folder and s3://bucket/prefix, with ?owner=ACCOUNT or without"

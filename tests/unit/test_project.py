@@ -17,7 +17,7 @@ def test_project_from__nothing_said__all_defaults(text):
 
 def test_project_from__settings__are_read():
     text = (
-        b"specs: [a/*.yaml]\nbackend: local\nbackends: {local: {jobs: 2}}\nledger: {branch: results}\n"
+        b"specs: [a/*.yaml]\nbackend: local\nbackends: {local: {grace_s: 2}}\nledger: {branch: results}\n"
         b"storage: /srv/ml\nimages: none\n"
     )
 
@@ -25,7 +25,7 @@ def test_project_from__settings__are_read():
         Project(
             specs=("a/*.yaml",),
             backend="local",
-            backends={"local": {"jobs": 2}},
+            backends={"local": {"grace_s": 2}},
             ledger=LedgerSettings(branch="results"),
             storage="/srv/ml",
             images="none",
@@ -43,6 +43,27 @@ def test_project_from__settings__are_read():
         ("specs: [../x]\n", ["1:9: `../x` leads out of the repository; specs are inside it [outside]"]),
         ("backend: loca\n", ["1:10: no backend is called `loca`; did you mean `local`? [unknown-backend]"]),
         ("backends: {loca: {}}\n", ["1:12: no backend is called `loca`; did you mean `local`? [unknown-backend]"]),
+        ("backends: {local: {jobs: 2}}\n", ["1:20: unknown key `jobs`; known are: grace_s [unknown-key]"]),
+        (
+            "backends: {local: {grace_s: 10s}}\n",
+            ["1:29: `grace_s` is a string, not a number [wrong-type]"],
+        ),
+        (
+            "backends:\n  aws-ec2: {region: [eu-west-1], regions: eu-west-1}\n",
+            [
+                "2:13: unknown key `region`; did you mean `regions`? [unknown-key]",
+                "2:43: `regions` is a string, not a list; write [eu-west-1] [wrong-type]",
+            ],
+        ),
+        (
+            "ledger: {branch: main}\n",
+            [
+                (
+                    "1:18: `main` is a branch that people work on; results need a branch of their own, "
+                    "such as `gitops-ml/reports` [ledger-branch]"
+                )
+            ],
+        ),
         (
             "images: png\n",
             ["1:9: `images` is `png`; accepted are: auto, commit, upload, mermaid, none [unknown-value]"],

@@ -1,15 +1,26 @@
 """The settings of `aws-ec2`: what is accepted, and every refusal in its words."""
 
+import dataclasses
+import json
 from decimal import Decimal
 
 import pytest
 
 from gitops_ml.backends.aws_ec2.settings import Settings, settings_from
 from gitops_ml.errors import UserError
+from gitops_ml.schema import schema_text
 
 
 def test_settings__none__are_the_defaults():
     assert settings_from({}) == Settings()
+
+
+def test_settings__keys_of_the_schema__are_the_same():
+    schema = json.loads(schema_text("project.v1"))
+
+    described = schema["properties"]["backends"]["properties"]["aws-ec2"]["properties"]
+
+    assert list(described) == [field.name for field in dataclasses.fields(Settings)]
 
 
 def test_settings__all__are_taken():
