@@ -285,9 +285,9 @@ def _record_files(
     trial: Trial, attempt: Attempt, stored: Sequence[StoredFile], folder: Path, origin: Origin
 ) -> Mapping[str, bytes]:
     folder.mkdir(parents=True, exist_ok=True)  # a training may leave nothing
-    record, files = made_record(trial, _believed(attempt, trial, origin), folder, _NoStorage())
     # Of files that are here digest and place are our own finding; of the others only the training job knows.
     said = {file.path: file for file in stored if file.store != "git"}
+    record, files = made_record(trial, _believed(attempt, trial, origin), folder, _NoStorage(), elsewhere=said)
     here = {
         file.path: dataclasses.replace(file, store=said[file.path].store)
         if file.store == "none" and file.path in said

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,9 @@ from gitops_ml.records import (
 from gitops_ml.storage.base import StorageError
 from gitops_ml.values import dataclass
 
+_PROBLEMS_LISTED = 5
+"""Of a file of predictions; one wrong column can be a problem of every row."""
+
 
 class Sink(Protocol):
     """What we need of a storage."""
@@ -45,7 +48,9 @@ class Collected:
     ignored: tuple[str, ...]
 
 
-def made_record(trial: Trial, attempt: Attempt, folder: Path, storage: Sink) -> tuple[Record, Mapping[str, bytes]]:
+def made_record(
+    trial: Trial, attempt: Attempt, folder: Path, storage: Sink, *, elsewhere: Collection[str] = ()
+) -> tuple[Record, Mapping[str, bytes]]:
     """Return the record of a trial that succeeded, and its files for the ledger, from the outputs it left.
 
     Args:
@@ -53,8 +58,9 @@ def made_record(trial: Trial, attempt: Attempt, folder: Path, storage: Sink) -> 
         attempt: the one that succeeded.
         folder: the outputs, paths relative to the workdir.
         storage: takes what is too large for the ledger.
+        elsewhere: outputs that it left too and that are kept already, but are not in the folder.
     """
-    found = collected(trial, folder)
+    found = collected(trial, folder, elsewhere)
     record = Record(
         key=trial.key,
         document=trial.document,
@@ -81,8 +87,11 @@ def made_record(trial: Trial, attempt: Attempt, folder: Path, storage: Sink) -> 
     return record, {record_path(trial.key): json_bytes(record_to_json(record)), **series, **files}
 
 
-def collected(trial: Trial, folder: Path) -> Collected:
-    """Read the trial's metrics from its outputs; a tracked one that was not written is a problem."""
+def collected(trial: Trial, folder: Path, elsewhere: Collection[str] = ()) -> Collected:
+    """Read the trial's metrics from its outputs; a tracked one that was not written is a problem.
+
+    What is wrong with its predictions costs no metric its trust: it is said as what was ignored.
+    """
     metrics = trial.experiment.metrics
     readings = read_outputs(folder, metrics.read)
     tracked = [track.name for track in metrics.track]
@@ -96,7 +105,23 @@ def collected(trial: Trial, folder: Path) -> Collected:
         Problem(file=files, where=name, message=f"{NOT_WRITTEN}; the files hold: {written}") for name in missing
     )
     ignored = tuple(f"{reading.file}: {words}" for reading in readings for words in reading.ignored)
+    ignored += tuple(_wrong_predictions(trial, folder, elsewhere))
     return Collected(scalars=scalars, series=series, problems=problems, ignored=ignored)
+
+
+def _wrong_predictions(trial: Trial, folder: Path, elsewhere: Collection[str]) -> Iterator[str]:
+    """Say why declared predictions, or some of their rows, can never be compared example by example."""
+    if trial.experiment.metrics.predictions is None:
+        return
+    path = posixpath.normpath(trial.experiment.metrics.predictions)
+    if path in _paths(folder):
+        from gitops_ml.readers.predictions import read_predictions
+
+        for problem in read_predictions(folder / path, path)[1][:_PROBLEMS_LISTED]:
+            where = f"{problem.where}: " if problem.where else ""
+            yield f"{path} as predictions: {where}{problem.message}"
+    elif path not in elsewhere:
+        yield f"{path} as predictions: it was not written"
 
 
 def kept_files(trial: Trial, folder: Path, storage: Sink) -> tuple[dict[str, bytes], tuple[StoredFile, ...]]:
