@@ -164,15 +164,35 @@ def _known(what: str, asked: Collection[str], known: Sequence[str]) -> None:
 
 
 def _value(name: str, text: str, before: object) -> object:
-    """Return a parameter's value, read as in a spec; where the spec has a text it is taken as it stands."""
+    """Return a parameter's value, read as in a spec; where the spec has a text it is taken as it stands.
+
+    It is of the kind that the spec has there: a number that becomes a text is a slip of the finger, and the training
+    would find out after the machine was paid for.
+    """
     if isinstance(before, str):
         return text
     source = read_source(text.encode(), f"--param {name}")
-    value = source.data
-    items = value if isinstance(value, list) else [value]
-    if source.problems or not items or any(not isinstance(item, str | int | float) for item in items):
-        raise UserError(f"--param {name}={text[:80]}: give a number, a text, true, false or a list of these")
-    return value
+    wanted = _kind(before)
+    if source.problems or _kind(source.data) != wanted:
+        there = json.dumps(before, ensure_ascii=False)
+        raise UserError(f"--param {shown(f'{name}={text}')[1:-1]}: {shown(there)} stands in the spec there; give {wanted}")
+    return source.data
+
+
+def _kind(value: object) -> str:
+    match value:
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case [first, *rest]:
+            kinds = {_kind(first), *map(_kind, rest)}
+            of = {"a number": "numbers", "a text": "texts", "true or false": "true and false"}
+            return f"a list of {' and '.join(sorted(of.get(kind, 'values') for kind in kinds))}"
+        case _:
+            return "something else"
 
 
 def _fixed(sweep: dict[str, Any], name: str, value: object, *, at_points: bool) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_checked(reruns.param_change),
-        help="another value of a parameter; may be repeated",
+        help="another value of a parameter, of the kind that it has there; may be repeated",
     )
     parser.add_argument(
         "--seed", metavar="N", action="append", default=[], type=int, help="this seed instead; may be repeated"

@@ -351,8 +351,8 @@ def test_rerun__other_data_that_is_code_there__is_taken_and_a_bad_seed_refused(w
     ("words", "message"),
     [
         (["HEAD", "--param", "lx=1"], "the spec there has no parameter `lx`; known are: lr, act"),
-        (["HEAD", "--param", "lr=[]"], "--param lr=[]: give a number, a text, true, false or a list of these"),
-        (["HEAD", "--param", "lr={a: 1}"], "--param lr={a: 1}: give a number, a text, true, false or a list of these"),
+        (["HEAD", "--param", "lr=[]"], "--param lr=[]: `0.1` stands in the spec there; give a number"),
+        (["HEAD", "--param", "lr={a: 1}"], "--param lr={a: 1}: `0.1` stands in the spec there; give a number"),
         (["HEAD", "--param", "lr=1", "--param", "lr=2"], "--param lr is given twice"),
         (["HEAD", "--data", "eval=x"], "the spec there has no data entry `eval`; known are: train"),
         (
@@ -446,7 +446,7 @@ def test_report_push__records_of_several_commits__keeps_them_all(remote, work, c
 def test_rerun__training_fails__ends_with_4_and_shows_the_comparison(work, call):
     call(work, "run")
 
-    said = call(work, "rerun", "HEAD", "--param", "lr=true", "--data", "train=absent@HEAD", code=2)
+    said = call(work, "rerun", "HEAD", "--param", "lr=0.3", "--data", "train=absent@HEAD", code=2)
     failed = call(work, "rerun", "HEAD", "--data", "train=data", "--seed", "0", code=4)
 
     assert said.err == f"experiment.yaml: data `train`: absent is not in commit {git(work, 'rev-parse', 'HEAD')[:12]}\n"

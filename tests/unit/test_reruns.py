@@ -74,6 +74,36 @@ def test_changed__values__are_read_as_in_a_spec_but_texts_stay_texts():
     assert (found.seeds, found.backend) == ((7,), "local")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("lr", "abc"), "--param lr=abc: `0.1` stands in the spec there; give a number"),
+        (("lr", "true"), "--param lr=true: `0.1` stands in the spec there; give a number"),
+        (("lr", "[0.1]"), "--param lr=[0.1]: `0.1` stands in the spec there; give a number"),
+        (("lr", "0.1, 0.2"), "--param lr=0.1, 0.2: `0.1` stands in the spec there; give a number"),
+        (("lr", "[]"), "--param lr=[]: `0.1` stands in the spec there; give a number"),
+        (("lr", "{a: 1}"), "--param lr={a: 1}: `0.1` stands in the spec there; give a number"),
+        (("lr", "0.1 # 'x\n'"), "--param lr=0.1 # 'x�': `0.1` stands in the spec there; give a number"),
+        (("flip", "yes"), "--param flip=yes: `true` stands in the spec there; give true or false"),
+        (("layers", "64"), "--param layers=64: `[64, 32]` stands in the spec there; give a list of numbers"),
+        (("layers", "[a]"), "--param layers=[a]: `[64, 32]` stands in the spec there; give a list of numbers"),
+        (("mixed", "[1]"), '--param mixed=[1]: `["a", 1]` stands in the spec there; give a list of numbers and texts'),
+    ],
+)
+def test_changed__value_of_another_kind__is_refused_with_what_stands_there(change, said):
+    params = {"lr": 0.1, "layers": [64, 32], "flip": True, "mixed": ["a", 1]}
+
+    with pytest.raises(UserError) as caught:
+        changed(Changes(params=dict([change])), params=params)
+
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(("before", "text", "after"), [(20, "20.5", 20.5), (0.5, "1", 1), (True, "false", False)])
+def test_changed__value_of_the_same_kind__is_taken(before, text, after):
+    assert changed(Changes(params={"x": text}), params={"x": before}).params["x"] == after
+
+
 @pytest.mark.parametrize("text", ["🙂", 'é \\ "quoted" # no comment', "- x: {y}", "~", "1e-5", "", "yes", "a\tb\nc"])
 def test_changed__any_text_of_the_spec__stays_what_it_is(text):
     spec = {**SPEC, "params": {"act": text, "tiny": 1e-05, "huge": 1e22}, "labels": {"team": text}}
