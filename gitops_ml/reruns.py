@@ -175,7 +175,9 @@ def _value(name: str, text: str, before: object) -> object:
     wanted = _kind(before)
     if source.problems or _kind(source.data) != wanted:
         there = json.dumps(before, ensure_ascii=False)
-        raise UserError(f"--param {shown(f'{name}={text}')[1:-1]}: {shown(there)} stands in the spec there; give {wanted}")
+        raise UserError(
+            f"--param {shown(f'{name}={text}')[1:-1]}: {shown(there)} stands in the spec there; give {wanted}"
+        )
     return source.data
 
 

@@ -22,8 +22,10 @@ SPEC = experiment(metrics=Metrics(read=(Read(path="m.json"),), track=(TRACK,), p
         (
             "name,label\na,1\n",
             (
-                "preds.csv as predictions: needs `id` and `correct`, `score`, or `target` and `prediction`; "
-                "found are: `name`, `label`",
+                (
+                    "preds.csv as predictions: needs `id` and `correct`, `score`, or `target` and `prediction`; "
+                    "found are: `name`, `label`"
+                ),
             ),
         ),
         ("id,correct\na,1\n,1\n", ("preds.csv as predictions: row 3: has no id or no value; it is not used",)),
@@ -59,6 +61,8 @@ def test_problems__predictions_with_wrong_columns_in_three_seeds__the_report_say
     compared = compare(world.plan(), world.records, {})
 
     assert wording.problems(compared.experiments[0]) == [
-        "ignored: preds.csv as predictions: needs `id` and `correct`, `score`, or `target` and `prediction`; "
-        "found are: `name`, `label` (3 of 3 trials)"
+        (
+            "ignored: preds.csv as predictions: needs `id` and `correct`, `score`, or `target` and `prediction`; "
+            "found are: `name`, `label` (3 of 3 trials)"
+        )
     ]
