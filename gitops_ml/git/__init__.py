@@ -119,6 +119,8 @@ class Repository:
             if "must be run in a work tree" in said:
                 raise UserError(f"{start} is inside a bare repository; gitops-ml needs a work tree: git worktree add")
             if "not a git repository" in said:
+                if found := _not_taken(start, environ):
+                    raise GitError(f"{found} is there, but git takes it for no repository ({said}): {_damage(found)}")
                 raise NoRepositoryError(f"{start} is in no git repository; specs are read from git: git init")
             raise GitError(f"git cannot read the repository around {start}: {said}")
         lines = os.fsdecode(done.stdout).split("\n")[:-1]
@@ -771,6 +773,33 @@ class _Layout:
     objects: Path
     shallow: Path
     index: Path
+
+
+def _not_taken(start: Path, environ: Mapping[str, str]) -> Path | None:
+    """Return the nearest `.git` that git looked at and went on; None: there is none."""
+    ceilings = environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep)
+    for folder in (start, *start.parents):
+        if folder != start and str(folder) in ceilings:
+            break
+        if os.path.lexists(folder / ".git"):
+            return folder / ".git"
+    return None
+
+
+def _damage(place: Path) -> str:
+    """Say what git misses there, and what to do."""
+    if not place.is_dir():
+        return (
+            "it is a file that names the repository's place, and there is none; `git worktree repair` or clone it again"
+        )
+    try:
+        head = (place / "HEAD").read_bytes()[:1000]
+    except OSError as error:
+        return f"its HEAD cannot be read ({error.strerror}); make it readable, or clone it again"
+    if not re.match(rb"ref: *refs/heads/[^\s]|[0-9a-f]{40}", head):
+        return "its HEAD is damaged; write `ref: refs/heads/BRANCH` into it, with the branch that was checked out"
+    lost = [name for name in ("objects", "refs") if not (place / name).is_dir()]
+    return f"it has no {' and no '.join(lost) or 'repository'} in it; clone it again"
 
 
 def _layout(lines: Sequence[str]) -> _Layout:

@@ -65,6 +65,47 @@ def test_find__outside_of_a_repository__says_what_to_do(tmp_path):
     assert str(caught.value) == f"{tmp_path} is in no git repository; specs are read from git: git init"
 
 
+GIT_SAYS = "fatal: not a git repository (or any of the parent directories): .git"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda git: (git / "HEAD").write_bytes(b"\0\0\0"),
+            "its HEAD is damaged; write `ref: refs/heads/BRANCH` into it, with the branch that was checked out",
+        ),
+        (
+            lambda git: (git / "HEAD").unlink(),
+            "its HEAD cannot be read (No such file or directory); make it readable, or clone it again",
+        ),
+        (lambda git: (git / "refs").rename(git / "lost"), "it has no refs in it; clone it again"),
+    ],
+    ids=["a torn HEAD", "no HEAD", "no refs"],
+)
+def test_find__damaged_repository__says_what_git_says_and_what_to_do(work, damage, said):
+    damage(work / ".git")
+    (work / "deep").mkdir()
+
+    with pytest.raises(GitError) as caught:
+        Repository.find(work / "deep", {**ENVIRON, "GIT_CEILING_DIRECTORIES": str(work.parent)})
+
+    assert str(caught.value) == f"{work}/.git is there, but git takes it for no repository ({GIT_SAYS}): {said}"
+
+
+def test_find__work_tree_whose_repository_is_gone__says_what_to_do(tmp_path):
+    (tmp_path / ".git").write_text("gitdir: /nonexistent/worktrees/here\n")
+
+    with pytest.raises(GitError) as caught:
+        Repository.find(tmp_path, ENVIRON)
+
+    assert str(caught.value) == (
+        f"{tmp_path}/.git is there, but git takes it for no repository "
+        "(fatal: not a git repository: /nonexistent/worktrees/here): it is a file that names the repository's place, "
+        "and there is none; `git worktree repair` or clone it again"
+    )
+
+
 def test_find__bare_repository__says_what_to_do(remote):
     with pytest.raises(UserError, match="bare repository"):
         Repository.find(remote, ENVIRON)
