@@ -32,6 +32,26 @@ def accepts(name: str, data: object) -> bool:
     return _accepts(name)(data)
 
 
+def sound_part(name: str, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the data without the keys, at any depth, whose values the schema refuses; None: the rest is refused too.
+
+    A list is kept whole or not at all, so that places in it stay what they are.
+    """
+    found = _sound(_schema(name), data)
+    return found if isinstance(found, dict) else None
+
+
+def _sound(schema: Mapping[str, Any], value: Any) -> Any:
+    """Return what the schema accepts of the value; None, which no schema of ours accepts: nothing."""
+    accepted = accepting(schema)
+    if not accepted(value) and isinstance(value, dict) and schema.get("type") == "object":
+        known, other = schema.get("properties", {}), schema.get("additionalProperties")
+        parts = {key: known.get(key, other) for key in value}
+        tried = {key: _sound(part, value[key]) for key, part in parts.items() if isinstance(part, dict)}
+        value = {key: part for key, part in tried.items() if part is not None}
+    return value if accepted(value) else None
+
+
 def findings(name: str, source: Source) -> Iterator[Diagnostic]:
     """Yield what the schema of that name finds wrong in the data."""
     if not accepts(name, source.data):

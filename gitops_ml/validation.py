@@ -18,7 +18,7 @@ from gitops_ml import pins, plugins
 from gitops_ml.diagnostics import Diagnostic, Position, Severity
 from gitops_ml.globs import compiled, folder_of, is_glob, rooted
 from gitops_ml.pointers import dvc_files
-from gitops_ml.schema import accepts, findings, nearest, nearest_or_all
+from gitops_ml.schema import findings, nearest, nearest_or_all, sound_part
 from gitops_ml.source import Path, Source, read_source, shown, strings
 from gitops_ml.spec import (
     Data,
@@ -108,7 +108,7 @@ def load(text: bytes, path: str, files: Files | None = None) -> tuple[Experiment
         said = {problem.position for problem in found}
         found += [finding for finding in findings("experiment.v1", source) if finding.position not in said]
     broken = _broken(source, found)
-    experiment = _experiment(source, broken, valid=not found)
+    experiment = _experiment(source, found, broken)
     if experiment is not None:
         found += _Checks(source, experiment, files).all(broken)
     if any(finding.severity is Severity.ERROR for finding in found):
@@ -130,14 +130,17 @@ def _broken(source: Source, found: Sequence[Diagnostic]) -> frozenset[str]:
     return frozenset(broken | {*meant})
 
 
-def _experiment(source: Source, broken: frozenset[str], *, valid: bool) -> Experiment | None:
+def _experiment(source: Source, found: Sequence[Diagnostic], broken: frozenset[str]) -> Experiment | None:
     """Return what the sound part of the spec describes, which may be all of it; None: there is too little of it."""
     if not isinstance(source.data, dict):
         return None
-    sound = {key: value for key, value in source.data.items() if key in _KEYS - broken}
-    if broken:
-        sound = {"version": 1, "name": "unknown", "run": "unknown"} | sound
-    return experiment_from(sound, source.file) if valid or accepts("experiment.v1", sound) else None
+    if not found:
+        return experiment_from(source.data, source.file)
+    required = {"version": 1, "name": "unknown", "run": "unknown"}
+    # What the loader refused may be half there, and nothing in it says so.
+    left_out = _broken(source, source.problems) | (broken & required.keys())
+    sound = sound_part("experiment.v1", required | {key: source.data[key] for key in source.data.keys() - left_out})
+    return None if sound is None else experiment_from(sound, source.file)
 
 
 _KEYS = frozenset(field.name for field in dataclasses.fields(Experiment)) - {"path"} | {"version"}
@@ -197,7 +200,7 @@ class _Checks:
         self.files = files
 
     def all(self, broken: frozenset[str]) -> Iterator[Diagnostic]:
-        """Yield the findings of all checks, but those that would build on a broken part."""
+        """Yield the findings of all checks, but those that would take what is broken for what is not there."""
         for needs, check in (
             ((), self.unsupported),
             ((), self.secrets),
@@ -206,7 +209,7 @@ class _Checks:
             (("workdir",), self.paths),
             (("params", "data", "checkpoints"), self.template),
             (("params", "seeds"), self.parameters),
-            ((), self.budget),
+            (("budget", "checkpoints"), self.budget),
             (("metrics",), self.metrics),
             ((), self.plugin_names),
         ):

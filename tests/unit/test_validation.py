@@ -35,6 +35,41 @@ def test_load__without_files__paths_are_not_looked_up():
     assert said(f"{LEAST}code: {{include: [missing.py]}}\n", TreeFiles([], {})) == ["5:18 missing-file"]
 
 
+def test_load__shape_and_meaning_broken_in_one_part__both_are_said():
+    text = (
+        "version: 1\nname: Not One\nrun: 'true'\n"
+        "environment: {image: train, pythn: '3.11', env: {GITOPS_ML_X: a, B: 1}}\n"
+        "code: {include: [missing.py], exclude: 3}\n"
+        "metrics: {read: [{path: m.json, format: jsn}], evaluation: [gone.py], "
+        "track: [{name: a, gol: maximize, gate: fail}]}\n"
+    )
+
+    assert said(text, TreeFiles(["train.py"], {})) == [
+        "2:7 wrong-format",
+        "4:22 image-digest",
+        "4:29 unknown-key",
+        "4:50 reserved-name",
+        "4:69 wrong-type",
+        "5:18 missing-file",
+        "5:40 wrong-type",
+        "6:41 unknown-reader",
+        "6:61 missing-file",
+        "6:89 unknown-key",  # and no word of a missing goal, which it may be
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("checkpoints: {pth: ckpt}\nresources: {spot: prefer}\n", ["5:15 unknown-key", "5:14 missing-key"]),
+        ("resources: {spot: only}\nbudget: {retries: {preempted: 0}, max_wait: soon}\n", ["6:45 wrong-format"]),
+        ("data: [{name: a, uri: 's3://b/k', verison: x}]\n", ["5:35 unknown-key"]),
+    ],
+)
+def test_load__what_may_only_be_misspelt__is_not_missed_as_well(more, expected):
+    assert sorted(said(f"{LEAST}{more}")) == sorted(expected)
+
+
 FILES = TreeFiles(
     ["sub/train.py", "sub/src/a.py", "common/lib.py", "data/x.csv", "in", "out", "loop", "up", "sub/far", "abs"],
     {
