@@ -15,9 +15,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from action import tags
 from action.tables import readme
 from gitops_ml import __version__
-from gitops_ml.commands.init import ci_files
+from gitops_ml.commands.init import PROJECT, ci_files
 from gitops_ml.main import parser
 from tests.fakes.repositories import git, write
 
@@ -282,6 +283,64 @@ def test_readme__tables__are_the_actions():
 
     assert text == readme(text, ACTION), "run: python action/tables.py"
     assert text.count("\n| `") == len(ACTION["inputs"]) + len(ACTION["outputs"])
+
+
+TAGGED = {
+    ".github/workflows/gitops-ml-aws.yml": 4,
+    ".github/workflows/gitops-ml-forks.yml": 1,
+    ".github/workflows/gitops-ml-reconcile.yml": 1,
+    ".github/workflows/gitops-ml.yml": 4,
+    "action/README.md": 1,
+    "action/aws/setup.yaml": 1,
+    "action/gitlab-ci.yml": 1,
+    "docs/github.md": 4,
+    "docs/gitlab.md": 7,
+}
+
+
+def test_tags__stamped__every_place_names_the_release_and_no_other():
+    texts = {str(file.relative_to(TOP)): file.read_text(encoding="utf-8") for file in tags.files(TOP)}
+    new = {name: tags.stamped(text, "v9.8.7") for name, text in texts.items()}
+
+    assert {name: text.count("v9.8.7") for name, text in new.items() if "v9.8.7" in text} == TAGGED
+    for name, text in new.items():
+        # However it is written: what follows the project's name up to a ref, and what init's own files hold.
+        refs = re.findall(rf"{PROJECT}/[^\s\"'`]*@([^\s\"'`]+)", text)
+        refs += re.findall(rf"raw\.githubusercontent\.com/{PROJECT}/([^/]+)/", text)
+        refs += re.findall(r"\bversion: (main|v[0-9.]+)", text) if "gitlab" in name else []
+        assert {ref.removeprefix("refs/tags/") for ref in refs if ref[0] != "{" and "VERSION" not in ref} <= {"v9.8.7"}
+    assert {name: tags.stamped(text, "main") for name, text in new.items()} == {
+        name: text.replace("refs/tags/v0.1.0", "refs/tags/v9.8.7") for name, text in texts.items()
+    }
+
+
+def test_tags__this_commit__names_what_its_version_is_called():
+    called = re.search(r"gitops-ml\.yml@(\S+)", ci_files("github")[".github/workflows/gitops-ml.yml"])[1]
+
+    assert tags.main([called]) == 0
+
+
+def test_tags__a_place_without_the_tag__is_named_and_written(tmp_path, capsys):
+    git(tmp_path, "init", "-q")
+    write(
+        tmp_path, {"a.yml": f"x:\n  - uses: {PROJECT}/action@main\n", "tests/b.yml": f"uses: {PROJECT}/action@v0.1.0\n"}
+    )
+    git(tmp_path, "add", "-A")
+
+    codes = [tags.main(words, tmp_path) for words in (["v1.2.3"], ["--write", "v1.2.3"], ["v1.2.3"])]
+
+    assert codes == [1, 0, 0]
+    assert capsys.readouterr().out == (
+        "a.yml:2: names main, not v1.2.3\n"
+        "python action/tags.py --write v1.2.3 stamps all 1, to be committed before the tag\n"
+    )
+    assert (tmp_path / "a.yml").read_text() == f"x:\n  - uses: {PROJECT}/action@v1.2.3\n"
+
+
+def test_release__before_it_builds__looks_at_every_tag():
+    (step,) = [step for _, step in steps(WORKFLOWS["release.yml"]) if step.get("name", "").startswith("The tag")]
+
+    assert step["run"].splitlines()[-1] == '"$RUNNER_TEMP/build/bin/python" -I action/tags.py "v$version"'
 
 
 def test_lock__everything_that_is_needed__with_hashes_and_fitting_versions():
