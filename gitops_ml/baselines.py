@@ -5,6 +5,7 @@ history walk and no "last stored entry", except for ``missing: ancestor``.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from gitops_ml import planning
 from gitops_ml.diagnostics import Diagnostic, Severity, as_text
 from gitops_ml.errors import ExitCode, UserError
-from gitops_ml.git import Repository
+from gitops_ml.git import Head, Repository
 from gitops_ml.globs import compiled
 from gitops_ml.planning import Action, Base, ExperimentPlan, Plan, Situation, Specs, Tree
 from gitops_ml.records import BaselineChoice, Version
@@ -83,6 +84,11 @@ class Planner:
         self._parsed: dict[tuple[str, str], tuple[Experiment | None, tuple[Diagnostic, ...]]] = {}
         self._trees: dict[str, Tree] = {}
 
+    @functools.cached_property
+    def _here(self) -> Head:
+        """What is checked out."""
+        return self._repository.head()
+
     def plan(self, wish: Wish) -> Plan:
         """Return the plan.
 
@@ -149,10 +155,10 @@ class Planner:
         work = self._repository.work_tree(selected)
         if work is not None:
             return work
-        head = self._repository.head()
-        if head.commit is None:
+        here = self._here
+        if here.commit is None:
             raise UserError("nothing is committed here yet, and there is nothing to plan")
-        return self._tree(head.commit, head.branch or head.commit[:12])
+        return self._tree(here.commit, here.branch or here.commit[:12])
 
     def _entry(self, experiment: Experiment, head: Specs, base: Base, *, train_same: bool) -> ExperimentPlan:
         entry = planning.plan_experiment(experiment, head, base, self._situation, train_same=train_same)
@@ -206,7 +212,7 @@ class Planner:
         # Uncommitted work is compared with HEAD, whatever the history.
         beside = head.commit if at is At.MERGE_BASE and not head.dirty else None
         tip = wish.tips.get(ref) or repository.resolve_ref(ref, self._remote, beside=beside)
-        here = repository.head()
+        here = self._here
         on_ref = wish.head is None and (here.branch == ref or (here.branch is None and head.commit == tip))
         if wish.branch is not None:
             on_ref = wish.branch == ref

@@ -14,7 +14,6 @@ from gitops_ml.expressions import MISSING
 from gitops_ml.pins import content
 from gitops_ml.planning import Difference, differences, digest
 from gitops_ml.records import Record
-from gitops_ml.schema import nearest_or_all
 from gitops_ml.spec import Track, Value, seconds_from
 from gitops_ml.stats import Noise, pool
 from gitops_ml.summaries import Metrics, Unusable, summary_value
@@ -265,6 +264,8 @@ def trained_on(found: Sequence[Row], versions: Sequence[tuple[str, str]]) -> lis
     names = {one for row in found for one in row.data}
     for name, _ in versions:
         if found and name not in names:
+            from gitops_ml.schema import nearest_or_all
+
             known = nearest_or_all(name, sorted(filter(str.isprintable, names))) if names else ""
             raise UserError(f"--data: no record has data called `{name[:80]}`{known}")
 

@@ -26,7 +26,6 @@ from gitops_ml.records import (
     record_from_json,
     series_from_csv,
 )
-from gitops_ml.source import shown
 from gitops_ml.values import dataclass
 
 if TYPE_CHECKING:
@@ -354,6 +353,8 @@ class Results:
         names = set(self._repository.entries(tip) or ()) if tip else set()
         others = sorted(name for name in names - {"README.md"} if not name.startswith("."))
         if others and names.isdisjoint({"records", "attempts", "reports"}):
+            from gitops_ml.source import shown
+
             raise GitError(
                 f"{self._branch} on {self._remote} is no ledger: it holds {shown(others[0])}. Results need a branch of "
                 "their own; name another as `ledger: {branch: gitops-ml/reports}` in gitops-ml.yaml"

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from gitops_ml.errors import UserError
 from gitops_ml.globs import folders_above
 from gitops_ml.values import dataclass
@@ -118,6 +116,8 @@ def dvc_remote(content: bytes, file: str, name: str | None) -> Mapping[str, str]
 def _loaded(content: bytes, file: str) -> Any:
     if len(content) > _FILE_BYTES:
         raise UserError(f"{file} is larger than {_FILE_BYTES} bytes, which no file of DVC's is")
+    import yaml
+
     try:
         # Every scalar stays text: what looks like a number is a digest.
         return yaml.load(content, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # noqa: S506 plain data only

@@ -4,15 +4,15 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gitops_ml import plugins
-from gitops_ml.diagnostics import Diagnostic, Severity, as_text
 from gitops_ml.errors import UserError
-from gitops_ml.globs import rooted
-from gitops_ml.schema import findings, nearest_or_all
-from gitops_ml.source import MAX_BYTES, Source, read_source, shown
 from gitops_ml.values import dataclass
+
+# What reads and checks YAML is imported where it is used: many repositories have no such file.
+if TYPE_CHECKING:
+    from gitops_ml.diagnostics import Diagnostic
+    from gitops_ml.source import Source
 
 PROJECT_FILE = "gitops-ml.yaml"
 # Names by which people know a branch that they work on; a push finds out about all others.
@@ -53,6 +53,8 @@ def load_project(top: Path) -> Project:
         return Project()
     project, found = project_from(text)
     if project is None:
+        from gitops_ml.diagnostics import Severity, as_text
+
         raise UserError(as_text(it for it in found if it.severity is Severity.ERROR))
     return project
 
@@ -61,6 +63,8 @@ def project_text(top: Path) -> bytes | None:
     """Return the file's text, cut where it is too large to be read; None: there is no such file."""
     try:
         with (top / PROJECT_FILE).open("rb") as file:
+            from gitops_ml.source import MAX_BYTES
+
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None
@@ -68,8 +72,11 @@ def project_text(top: Path) -> bytes | None:
         raise UserError(f"{PROJECT_FILE} cannot be read: {error.strerror}") from error
 
 
-def project_from(text: bytes, file: str = PROJECT_FILE) -> tuple[Project | None, tuple[Diagnostic, ...]]:
+def project_from(text: bytes, file: str = PROJECT_FILE) -> "tuple[Project | None, tuple[Diagnostic, ...]]":
     """Return the settings that the text holds, and all findings in order of place; no settings if one is an error."""
+    from gitops_ml.schema import findings
+    from gitops_ml.source import read_source
+
     source = read_source(text, file)
     found = list(source.problems)
     if source.complete and source.data is not None:
@@ -91,7 +98,13 @@ def project_from(text: bytes, file: str = PROJECT_FILE) -> tuple[Project | None,
     )
 
 
-def _checks(source: Source) -> list[Diagnostic]:
+def _checks(source: "Source") -> "list[Diagnostic]":
+    from gitops_ml import plugins
+    from gitops_ml.diagnostics import Diagnostic
+    from gitops_ml.globs import rooted
+    from gitops_ml.schema import nearest_or_all
+    from gitops_ml.source import shown
+
     found = []
 
     def error(path: tuple[str | int, ...], code: str, message: str, *, key: bool = False) -> None:

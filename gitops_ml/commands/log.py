@@ -250,7 +250,9 @@ def _csv(found: Sequence[Row], columns: Mapping[str, _Value]) -> str:
 
 
 def _json(found: Sequence[Row], columns: Mapping[str, _Value]) -> str:  # noqa: ARG001 a form has them all
-    return json.dumps([_document(row) for row in found], indent=1, allow_nan=False)
+    # A row a line: indented, they would be written by Python instead of C, in four times the time.
+    lines = [json.dumps(_document(row), allow_nan=False) for row in found]
+    return "[\n" + ",\n".join(lines) + "\n]" if lines else "[]"
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Row], Mapping[str, _Value]], str]] = {

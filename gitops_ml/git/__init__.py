@@ -99,6 +99,7 @@ class Repository:
         self.state = top / STATE
         self._environ = clean_environment(environ)
         self._fetched_tips: dict[tuple[str, str], str | None] = {}
+        self._urls: dict[str, str | None] = {}
         self._batch_lock = threading.Lock()
         self._batch: Batch | None = None
 
@@ -350,10 +351,11 @@ class Repository:
 
     def remote_url(self, remote: str) -> str | None:
         """Return where the user's remote points, without any credentials; None: there is no such remote."""
-        done = self._read_git(["remote", "get-url", "--", remote], check=False)
-        if done.returncode:
-            return None
-        return CREDENTIALS.sub(r"\1", os.fsdecode(done.stdout).splitlines()[0])
+        if remote not in self._urls:
+            done = self._read_git(["remote", "get-url", "--", remote], check=False)
+            url = None if done.returncode else os.fsdecode(done.stdout).splitlines()[0]
+            self._urls[remote] = url and CREDENTIALS.sub(r"\1", url)
+        return self._urls[remote]
 
     def default_branch(self, remote: str) -> str | None:
         """Return the remote's default branch as the clone was told; None: it was not."""

@@ -27,6 +27,35 @@ def test_dataclass__standard_functions__take_it():
     assert repr(_Point(x=1, secret="a")) == "_Point(x=1)"
 
 
+@dataclass(frozen=True, slots=True)
+class _Other:
+    x: int
+    secret: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Nothing:
+    pass
+
+
+def test_dataclass__another_class_or_value__is_not_equal():
+    assert _Point(x=1) != _Point(x=2)
+    assert _Point(x=1) != _Other(1)
+    assert _Other(1) != (1, "")
+    assert _Nothing() == _Nothing()
+    assert len({_Nothing(), _Nothing()}) == 1
+    assert repr(_Nothing()) == "_Nothing()"
+
+
+def test_dataclass__methods__do_as_the_standard_ones_do():
+    standard = dataclasses.make_dataclass("_Other", ["x", "secret"], frozen=True)
+    for values in ((1, "a"), ((1, 2), "a"), (float("nan"), "")):
+        ours, theirs = _Other(*values), standard(*values)
+        assert repr(ours) == repr(theirs)
+        assert hash(ours) == hash(theirs)
+        assert (ours == _Other(*values)) == (theirs == standard(*values))
+
+
 def test_dataclass__assignment__is_refused_by_the_type_checker(tmp_path):
     file = tmp_path / "changes.py"
     file.write_text("from gitops_ml.stats import Noise\nNoise(1.0, 2).df = 3\n")

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -168,6 +170,16 @@ def test_log__newer_repeat_of_a_seed__counts_and_both_cost(tmp_path, push):
     (row,) = rows(command(tmp_path / "first", "log", "--format", "json"))
 
     assert (row["metrics"]["accuracy"], row["seeds"], row["keys"], row["cost_usd"]) == (0.1, [0], [again.key], 1.0)
+
+
+def test_import__log_and_what_it_calls__load_nothing_that_reads_specs() -> None:
+    needed = "commands.log, gitops_ml.git, gitops_ml.ledger, gitops_ml.project"
+    slow = ("yaml", "gitops_ml.schema", "gitops_ml.validation", "importlib.metadata", "jsonschema", "numpy")
+    program = f"import sys, gitops_ml.{needed}; print(*[name for name in {slow!r} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout == "\n"
 
 
 def test_log__csv__is_read_back_and_runs_nothing_in_a_spreadsheet(tmp_path, push):
