@@ -19,6 +19,7 @@ from gitops_ml.comparison import Comparison
 from gitops_ml.entries import ReportEntry
 from gitops_ml.history import Row
 from gitops_ml.html import LinkedPicture, document, page
+from gitops_ml.spec import Track
 from gitops_ml.trends import Trend
 from gitops_ml.values import dataclass
 
@@ -49,6 +50,8 @@ class Content:
     rows: Sequence[Row]
     """Newest first."""
     reports: Sequence[ReportEntry]
+    tracked: Mapping[str, Sequence[Track]]
+    """What decides first, by experiment, as the specs say it of experiments without a report."""
     paged: frozenset[str]
     """Folders of the reports that have a page."""
     records: int
@@ -99,10 +102,13 @@ def _alt(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".svg").replace("-", " ")
 
 
-def deciding(rows: Sequence[Row], reports: Sequence[ReportEntry]) -> Mapping[str, tuple[Sequence[str], str]]:
+def deciding(
+    rows: Sequence[Row], reports: Sequence[ReportEntry], tracked: Mapping[str, Sequence[Track]]
+) -> Mapping[str, tuple[Sequence[str], str]]:
     """Return each experiment's metrics, the one that decides first, and that one's goal (empty: not known).
 
-    What decides is what most reports say; experiments stand in the order of their newest row.
+    What decides is what most reports say, without any what is ``tracked`` first; experiments stand in the order of
+    their newest row.
     """
     found = {}
     judged: dict[str, Counter[tuple[str, str]]] = {}
@@ -113,8 +119,11 @@ def deciding(rows: Sequence[Row], reports: Sequence[ReportEntry]) -> Mapping[str
     for row in rows:
         of.setdefault(row.experiment, []).append(row)
     for experiment, its in of.items():
-        names = history.usual_metrics(its, ())
-        metric, goal = judged[experiment].most_common(1)[0][0] if experiment in judged else ("", "")
+        names = history.usual_metrics(its, (), tracked)
+        first = next((track for track in tracked.get(experiment, ()) if track.name in names), None)
+        metric, goal = (first.name, str(first.goal)) if first else ("", "")
+        if experiment in judged:
+            metric, goal = judged[experiment].most_common(1)[0][0]
         if metric in names:
             names = [metric, *(name for name in names if name != metric)]
         else:
@@ -125,7 +134,7 @@ def deciding(rows: Sequence[Row], reports: Sequence[ReportEntry]) -> Mapping[str
 
 def index(content: Content) -> str:
     """Return ``index.html``."""
-    known = deciding(content.rows, content.reports)
+    known = deciding(content.rows, content.reports, content.tracked)
     counts = (
         wording.count(len(known), "experiment"),
         wording.count(len(content.reports), "report"),

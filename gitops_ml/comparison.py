@@ -14,7 +14,7 @@ from gitops_ml.acceptance import Acknowledgement
 from gitops_ml.checkpoints import paired_sentence
 from gitops_ml.planning import Action, ExperimentPlan, Plan, PlannedTrial, Relation, Trial, differences
 from gitops_ml.records import Attempt, BaselineChoice, Hardware, Predictions, Problem, Record, Series, Version
-from gitops_ml.spec import CompareRule, Experiment, Gate, Goal, Plot, Role, Track, Value
+from gitops_ml.spec import CompareRule, Experiment, Gate, Goal, Plot, Role, Track, Value, ranked
 from gitops_ml.stats import Noise
 from gitops_ml.summaries import Metrics, Unusable, summary_value
 from gitops_ml.values import dataclass
@@ -229,9 +229,7 @@ def winner(experiment: Experiment, records: Mapping[str, Record]) -> Mapping[str
 
 def ranking(tracks: Sequence[Track]) -> Track | None:
     """Return the metric that ranks points: the primary one, else the first gated, else the first with a goal."""
-    with_goal = [track for track in tracks if track.goal is not Goal.NONE]
-    order = sorted(with_goal, key=lambda track: (not track.primary, track.gate is Gate.OFF))
-    return order[0] if order else None
+    return next((track for track in ranked(tracks) if track.goal is not Goal.NONE), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

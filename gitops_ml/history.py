@@ -314,11 +314,23 @@ def ordered(found: Iterable[Row], by: Callable[[Mapping[str, Any]], Any], *, rev
     return [*(row for _, row in having), *lacking]
 
 
-def usual_metrics(found: Iterable[Row], reports: Iterable[ReportEntry]) -> list[str]:
-    """Return the names of the rows' metrics: first what decides in the reports, then what most rows have."""
+def usual_metrics(
+    found: Iterable[Row], reports: Iterable[ReportEntry], tracked: Mapping[str, Sequence[Track]] | None = None
+) -> list[str]:
+    """Return the names of the rows' metrics: first what decides in the reports, then what most rows have.
+
+    ``tracked``, as ``spec.ranked`` puts it, stands in for the reports of experiments that have none yet.
+    """
+    rows = list(found)
     deciding = Counter(report.metric for report in reports if report.metric)
-    having = Counter(name for row in found for name in row.metrics)
-    return sorted(having, key=lambda name: (-deciding[name], -having[name], name))
+    having = Counter(name for row in rows for name in row.metrics)
+    places: dict[str, int] = {}
+    for experiment in {row.experiment for row in rows}:
+        names = [track.name for track in (tracked or {}).get(experiment, ()) if track.name in having]
+        deciding.update(names[:1])
+        for place, name in enumerate(names):
+            places[name] = min(place, places.get(name, place))
+    return sorted(having, key=lambda name: (-deciding[name], places.get(name, len(places)), -having[name], name))
 
 
 # How two records differ

@@ -7,7 +7,7 @@ test ties the two. Sizes are bytes, durations seconds, money US dollars.
 import dataclasses
 import enum
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -203,6 +203,11 @@ class Track:
     floor: float | None = None
     """Hard limit on the head side alone: the least value to maximize, the most to minimize."""
     primary: bool = False
+
+
+def ranked(tracks: Iterable[Track]) -> Sequence[Track]:
+    """Return the metrics in the order in which they decide: the primary one, gated ones, with a goal, the others."""
+    return sorted(tracks, key=lambda track: (track.goal is Goal.NONE, not track.primary, track.gate is Gate.OFF))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gitops_ml import __version__, board, reports
+from gitops_ml.commands._tracked import tracked
 from gitops_ml.entries import ReportEntry
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.history import rows
@@ -51,12 +52,14 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
             paged.add(report.folder)
             written += 1
     branch = _branch(args.ref, tools)
-    wanted = {name: metrics for name, (metrics, _) in board.deciding(found, known).items()}
+    specs = tracked(found, known, tools)
+    wanted = {name: metrics for name, (metrics, _) in board.deciding(found, known, specs).items()}
     content = board.Content(
         title=args.title if args.title is not None else _name(tools),
         ledger=tools.results.tip or "",
         rows=found,
         reports=known,
+        tracked=specs,
         paged=frozenset(paged),
         records=len(entries),
         branch=branch,

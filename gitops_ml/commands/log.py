@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gitops_ml import expressions, history
+from gitops_ml.commands._tracked import tracked
 from gitops_ml.entries import Entry, ReportEntry
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.expressions import MISSING, ExpressionError
@@ -59,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="draw a metric along a branch's history instead, with changes of its level and releases, as .svg or .png",
     )
-    parser.add_argument("--metric", metavar="NAME", help="what --plot draws (default: what decides in the reports)")
+    parser.add_argument("--metric", metavar="NAME", help="what --plot draws (default: what decides)")
     parser.add_argument("--ref", metavar="BRANCH", default="main", help="whose history --plot draws (default: main)")
     parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
     parser.epilog = (
@@ -100,9 +101,11 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         return _plot(found, entries, reports, args, tools)
     limit = args.limit if args.limit is not None else ROWS if args.format in ("text", "md") else 0
     shown = found[:limit] if limit else found
-    if columns is None:
+    if columns is None and args.format == "json":
+        columns = {}
+    elif columns is None:
         more = ["derived_from"] if any(row.derived_from for row in shown) else []
-        metrics = history.usual_metrics(shown, reports)
+        metrics = history.usual_metrics(shown, reports, tracked(shown, reports, tools))
         if args.format in ("text", "md"):
             metrics = metrics[:METRICS]
         wanted = [*COLUMNS, *more, *(f"metrics.{name}" for name in metrics), "cost"]
@@ -132,7 +135,8 @@ def _plot(
     tip = repository.resolve_ref(args.ref, tools.project.ledger.remote)
     if tip is None:
         raise UserError(f"there is no branch `{args.ref[:80]}` here; --ref names the one whose history is drawn")
-    names = history.usual_metrics(found, reports)
+    specs = tracked(found, reports, tools) if args.metric is None else {}
+    names = history.usual_metrics(found, reports, specs)
     metric = args.metric if args.metric is not None else next(iter(names), "")
     if names and metric not in names:
         from gitops_ml.schema import nearest_or_all

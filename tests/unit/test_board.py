@@ -11,6 +11,7 @@ from gitops_ml import board, history, reports
 from gitops_ml.board import Branch, Content
 from gitops_ml.entries import record_entry, report_entry
 from gitops_ml.records import json_bytes, record_to_json
+from gitops_ml.spec import Goal, Track
 from gitops_ml.trends import trends
 from tests.fakes import ledgers
 
@@ -39,13 +40,14 @@ def entry(**more):
     return record_entry(json_bytes(record_to_json(record)), record.key)
 
 
-def content(*entries, files=(), branch=None, **more):
+def content(*entries, files=(), branch=None, tracked=None, **more):
     known = [report_entry(data, path.rpartition("/")[0]) for path, data in files if path.endswith("report.json")]
     found = history.rows(entries, known)
     branch = branch or Branch(name="main", commits=())
-    wanted = {name: metrics for name, (metrics, _) in board.deciding(found, known).items()}
+    tracked = tracked or {}
+    wanted = {name: metrics for name, (metrics, _) in board.deciding(found, known, tracked).items()}
     fields = {
-        "title": "vision", "ledger": "f" * 40, "rows": found, "reports": known,
+        "title": "vision", "ledger": "f" * 40, "rows": found, "reports": known, "tracked": tracked,
         "paged": frozenset(report.folder for report in known), "records": len(entries), "branch": branch,
         "trends": trends(entries, known, [commit for commit, _ in branch.commits], wanted),
     }  # fmt: skip
@@ -72,6 +74,18 @@ def test_index__rows_and_reports__are_data_with_ranks_and_links():
     ]
     assert "1 experiment, 1 report, 4 records; ledger <code>ffffffffffff</code>" in page
     assert set(Outline(page).links) == {f"{folder}/index.html", "#cards-title", "#runs-title"}
+
+
+def test_index__before_the_first_report__specs_say_what_decides():
+    good, other = entry(accuracy=0.9), entry(accuracy=0.5, params={"lr": 0.01})
+    tracked = {"digits": [Track(name="f1", goal=Goal.MAXIMIZE), Track(name="loss", goal=Goal.MINIMIZE)]}
+
+    of = [data_of(board.index(content(good, other, tracked=known))) for known in (tracked, {})]
+
+    assert [found["experiments"][0] for found in of] == [
+        {"name": "digits", "metrics": ["loss", "accuracy"], "goal": "minimize"},
+        {"name": "digits", "metrics": ["accuracy", "loss"], "goal": ""},
+    ]
 
 
 def test_index__hostile_names__are_text():

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from gitops_ml.commands.log import COLUMNS
 from gitops_ml.git import Repository
 from gitops_ml.ledger import Results, record_path
 from gitops_ml.records import Scalar
@@ -62,6 +63,47 @@ def test_log__text__is_newest_first_with_means_and_verdicts(tmp_path, push):
         "mnist       aaaaaaaaaaaa  2026-01-04 00:00         1                0.7   0.3  0.50 USD\n"
         "digits      aaaaaaaaaaaa  2026-01-03 00:00         3  better      0.951   0.3  1.50 USD\n"
     )
+
+
+SPEC = """\
+version: 1
+name: digits
+run: python train.py
+metrics:
+  read: [out/metrics.json]
+  track:
+"""
+TRACKS = {
+    "gated before others": (
+        ["{name: accuracy, goal: maximize}", "{name: loss, goal: minimize, gate: fail}"], "loss accuracy"
+    ),
+    "with a goal before others": (["{name: accuracy}", "{name: loss, goal: minimize}"], "loss accuracy"),
+    "else in its order": (["{name: loss}", "{name: accuracy}"], "loss accuracy"),
+    "what no record has aside": (["{name: f1, goal: maximize}", "{name: loss, goal: minimize}"], "loss accuracy"),
+    "of a spec that is not valid nothing": (["{name: loss, goal: best}"], "accuracy loss"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tracks", "columns"), TRACKS.values(), ids=TRACKS)
+def test_log__before_the_first_report__spec_says_which_metric_comes_first(tracks, columns, tmp_path, push):
+    work = tmp_path / "first"
+    commit(work, {"experiment.yaml": SPEC + "".join(f"  - {track}\n" for track in tracks)})
+    push(ledgers.record_files(RECORDS[0]))
+
+    said = command(work, "log", "--format", "csv")
+
+    header = said.out.splitlines()[0]
+    assert header == ",".join([*COLUMNS, *(f"metrics.{name}" for name in columns.split()), "cost"])
+
+
+def test_log__after_a_report__it_says_which_metric_comes_first(tmp_path, push):
+    work = tmp_path / "first"
+    commit(work, {"experiment.yaml": f"{SPEC}  - {{name: loss, goal: minimize}}\n"})
+    push(*everything())
+
+    said = command(work, "log", "--format", "csv", "--experiment", "digits")
+
+    assert said.out.splitlines()[0].endswith("metrics.accuracy,metrics.loss,cost")
 
 
 def test_log__metric_called_like_a_column__keeps_its_whole_name(tmp_path, push):
@@ -328,6 +370,14 @@ def test_log_plot__a_level_that_changed__is_drawn_and_said(grown, tmp_path):
     # Another clone draws the same, but the tags that it does not have.
     assert again.out.splitlines()[0] == said.out.splitlines()[0]
     assert (grown / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_log_plot__before_the_first_report__draws_what_the_spec_says(grown):
+    commit(grown, {"experiment.yaml": f"{SPEC}  - {{name: loss, goal: minimize, gate: fail}}\n"})
+
+    assert command(grown, "log", "--plot", "history.svg").code == 0
+
+    assert b">loss<" in (grown / "history.svg").read_bytes()
 
 
 def test_log_plot__a_commit_whose_report_reuses_records__is_measured(tmp_path, push):
