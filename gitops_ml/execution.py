@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gitops_ml.agent.redaction import redacted
-from gitops_ml.backends.base import Backend, JobState, JobStatus
+from gitops_ml.backends.base import Asked, Backend, JobState, JobStatus
 from gitops_ml.bundles import Blobs, Elsewhere, bundle
 from gitops_ml.errors import ExitCode, ServiceError, UserError, worst
 from gitops_ml.git import locked
@@ -96,6 +96,8 @@ class Ports:
     wait: Callable[[float], None]
     elsewhere: Elsewhere | None = None
     """Where files are that git's objects only point to."""
+    asked: Asked | None = None
+    """For what is submitted; None: a person wants it."""
     on_event: Callable[[Event], None] = lambda _: None
     on_outputs: Callable[[Record, Path], None] = lambda _record, _folder: None
     """Gets each new record with the raw outputs it was made from, before they are removed."""
@@ -279,10 +281,13 @@ class _Execution:
             job.follower.start()
 
     def _submit(self, job: _Job) -> None:
-        with bundle(job.trial, self._ports.blobs, self._ports.elsewhere) as made:
-            job.status = job.backend.submit(job.trial, made)
+        job.status = self._submitted(job)
         job.submitted = True
         self._emit(Event(kind=EventKind.SUBMITTED, trial=job.trial, status=job.status))
+
+    def _submitted(self, job: _Job) -> JobStatus:
+        with bundle(job.trial, self._ports.blobs, self._ports.elsewhere) as made:
+            return job.backend.submit(job.trial, dataclasses.replace(made, asked=self._ports.asked))
 
     def _watch(self, jobs: Mapping[str, _Job]) -> bool:
         """Ask the backends once, finish what is over, and say whether anything changed."""
@@ -324,8 +329,7 @@ class _Execution:
     def _help_on(self, job: _Job) -> None:
         """Ask anew for what the job waits for; from then on it is ours, whoever started it."""
         try:
-            with bundle(job.trial, self._ports.blobs, self._ports.elsewhere) as made:
-                job.status = job.backend.submit(job.trial, made)
+            job.status = self._submitted(job)
         except UserError as error:
             self._refuse(job, error)
             return

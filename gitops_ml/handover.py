@@ -69,14 +69,21 @@ class Writer:
                 shutil.copyfile(outputs / file.path, target, follow_symlinks=False)
         self._records[record.key] = record
 
-    def close(self, failed: Sequence[Attempt], *, live: Sequence[str] = ()) -> str:
-        """Write the index and return the digest of the whole folder. ``live``: keys of jobs that are not over."""
+    def close(self, failed: Sequence[Attempt], *, live: Sequence[str] = (), ended: Sequence[Attempt] = ()) -> str:
+        """Write the index and return the digest of the whole folder.
+
+        Args:
+            failed: of trials that somebody's plan has.
+            live: keys of jobs that are not over.
+            ended: of jobs that no plan has any more.
+        """
         documents = {key: record_to_json(record) for key, record in self._records.items()}
         index = {
             "schema": SCHEMA,
             "records": {key: {"attempt": d["attempt"], "files": d["files"]} for key, d in documents.items()},
             "failed": [attempt_to_json(attempt) for attempt in failed],
             "live": list(live),
+            "ended": [attempt_to_json(attempt) for attempt in ended],
         }
         (self._folder / "handover.json").write_bytes(json_bytes(index))
         return digest_of(self._folder)
@@ -194,6 +201,22 @@ def live_in(folder: Path, digest: str) -> tuple[str, ...]:
     return _index(folder / "handover.json").live
 
 
+def ended_in(folder: Path, digest: str, origin: Origin) -> tuple[Attempt, ...]:
+    """Return the attempts of jobs that no plan has any more.
+
+    Only for what a job has handed over that runs no code of any change: there is no plan to hold them to.
+    """
+    _held_to(folder, digest)
+    found = []
+    for attempt in _index(folder / "handover.json").ended:
+        if not re.fullmatch(r"[0-9a-f]{64}", attempt.key):
+            raise HandoverError(f"{folder}: {attempt.key[:80]!r} is no key")
+        found.append(
+            dataclasses.replace(_possible(attempt), origin=dataclasses.replace(origin, change=attempt.origin.change))
+        )
+    return tuple(found)
+
+
 def _held_to(folder: Path, digest: str) -> None:
     found = digest_of(folder)
     if found != digest:
@@ -208,6 +231,7 @@ class _Index:
     records: Mapping[str, tuple[Attempt, tuple[StoredFile, ...]]]
     failed: tuple[Attempt, ...]
     live: tuple[str, ...] = ()
+    ended: tuple[Attempt, ...] = ()
 
 
 def _index(file: Path) -> _Index:
@@ -226,14 +250,15 @@ def _index(file: Path) -> _Index:
                 raise HandoverError(f"{file}: {key[:12]} has outputs and did not succeed")
             records[key] = attempt, tuple(_stored(one) for one in _list(_mapping(entry).get("files")))
         failed = tuple(attempt_from_json(_mapping(one)) for one in _list(document.get("failed")))
-        if any(attempt.outcome is Outcome.SUCCEEDED for attempt in failed):
+        ended = tuple(attempt_from_json(_mapping(one)) for one in _list(document.get("ended", [])))
+        if any(attempt.outcome is Outcome.SUCCEEDED for attempt in (*failed, *ended)):
             raise HandoverError(f"{file}: an attempt that succeeded stands among those that did not")
         live = tuple(str(one) for one in _list(document.get("live", [])))
     except OSError as error:
         raise HandoverError(f"cannot read {file}: {error.strerror}") from error
     except RecordError as error:
         raise HandoverError(f"{file}: {error}") from error
-    return _Index(records=records, failed=failed, live=live)
+    return _Index(records=records, failed=failed, live=live, ended=ended)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -262,20 +287,26 @@ def _stored(value: Any) -> StoredFile:
 
 
 def _believed(attempt: Attempt, trial: Trial, origin: Origin) -> Attempt:
-    """Return the attempt with everything that the plan knows better; a negative cost would buy more trainings."""
-    if attempt.cost_usd < 0 or attempt.duration_s < 0 or not 1 <= attempt.number <= 10_000:
-        raise HandoverError(f"the attempt of {trial.key[:12]} has a negative cost, duration or number")
-    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", attempt.started_at, re.ASCII):
-        raise HandoverError(f"the attempt of {trial.key[:12]} began at no time: {attempt.started_at[:40]!r}")
+    """Return the attempt with everything that the plan knows better."""
     return dataclasses.replace(
-        attempt,
-        key=trial.key,
+        _possible(dataclasses.replace(attempt, key=trial.key)),
         experiment=trial.experiment.name,
         commit=trial.version.commit,
         dirty=trial.version.dirty,
         params=trial.params,
         seed=trial.seed,
         origin=origin,
+    )
+
+
+def _possible(attempt: Attempt) -> Attempt:
+    """Return the attempt if it can be one; a negative cost would buy more trainings."""
+    if attempt.cost_usd < 0 or attempt.duration_s < 0 or not 1 <= attempt.number <= 10_000:
+        raise HandoverError(f"the attempt of {attempt.key[:12]} has a negative cost, duration or number")
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", attempt.started_at, re.ASCII):
+        raise HandoverError(f"the attempt of {attempt.key[:12]} began at no time: {attempt.started_at[:40]!r}")
+    return dataclasses.replace(
+        attempt,
         reason=attempt.reason[:1000],
         log_tail=attempt.log_tail.encode(errors="replace")[-_LOG_TAIL_BYTES:].decode(errors="ignore"),
     )

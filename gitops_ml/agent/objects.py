@@ -87,6 +87,8 @@ class Lease:
     """Where packages come from the first time, without a credential; empty: as the image is configured."""
     grace_s: float = 60
     """Between the wish to end a training and its end by force."""
+    asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """For what CI asked for it: head, and change (a number or null); empty: a person did. For callers alone."""
     cloud: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The backend's own part: region, image, candidates, disk, prices. The machine does not read it."""
 

@@ -50,6 +50,14 @@ class Machine(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """For what CI asked for an attempt: a head, of a change if it is one's. What a person started has none."""
+
+    head: str
+    change: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
     """One job as the backend knows it now. Times are aware UTC."""
 
@@ -69,6 +77,8 @@ class JobStatus:
     """It waits for a machine that nobody has, and from then on submitting it again asks anew."""
     usage: Usage | None = None
     """Of a rented machine."""
+    asked: Asked | None = None
+    """For what the attempt was started; None: nobody in CI asked for it, or it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +106,8 @@ class Bundle:
     variables: tuple[str, ...] = ()
     """Names of the caller's variables that the agent needs to fetch data, as far as they are set. Those among
     ``datasets.CREDENTIALS`` are handed over as secrets are."""
+    asked: Asked | None = None
+    """For what it is submitted, to be said again by ``poll``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

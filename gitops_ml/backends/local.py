@@ -30,7 +30,7 @@ from gitops_ml.agent.environment import for_installer, passed_on
 from gitops_ml.agent.files import Lock, is_locked, read_json, write_json
 from gitops_ml.agent.machine import visible_gpus
 from gitops_ml.agent.processes import kill_marked, marked
-from gitops_ml.backends.base import Bundle, Context, Job, JobState, JobStatus, Leftover
+from gitops_ml.backends.base import Asked, Bundle, Context, Job, JobState, JobStatus, Leftover
 from gitops_ml.datasets import CREDENTIALS
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import TrialError, UserError
@@ -94,7 +94,9 @@ class LocalBackend:
         for file in self._root.glob("*/job.json"):
             data = read_json(file)
             if data is not None and self._last_attempt(file.parent.name) is not None:
-                found.append(Job(key=file.parent.name, **{**data, "submitted_at": _time(data["submitted_at"])}))
+                fields = {**data, "submitted_at": _time(data["submitted_at"])}
+                fields.pop("asked", None)  # `poll` says it
+                found.append(Job(key=file.parent.name, **fields))
         return sorted(found, key=lambda job: (job.submitted_at, job.key))
 
     def logs(self, key: str, *, follow: bool) -> Iterator[str]:
@@ -231,6 +233,7 @@ class LocalBackend:
             "seed": trial.seed,
             "params": {k: list(v) if isinstance(v, tuple) else v for k, v in trial.params.items()},
             "submitted_at": self._context.now().timestamp(),
+            "asked": bundle.asked and dataclasses.asdict(bundle.asked),
         }
         write_json(attempt.parent / "job.json", job)
         shutil.rmtree(attempt, ignore_errors=True)
@@ -307,12 +310,14 @@ class LocalBackend:
         alive = is_locked(attempt / "agent.lock")
         result = read_json(attempt / "result.json")
         status = read_json(attempt / "status.json") or {}
+        asked = (read_json(attempt.parent / "job.json") or {}).get("asked")
         common = JobStatus(
             key=key,
             state=JobState(status.get("state", "starting")),
             attempt=int(attempt.name),
             started_at=_time(status.get("training_started_at") or status.get("started_at")),
             progress=status.get("progress", ""),
+            asked=Asked(**asked) if asked else None,
         )
         if alive:
             return common

@@ -15,7 +15,7 @@ from gitops_ml.globs import matches
 from gitops_ml.planning import Plan, Situation, Specs, digest
 from gitops_ml.policy import Approval, Binding, Decision, Policy, Ruling, Spent
 from gitops_ml.project import PROJECT_FILE, Project, project_from
-from gitops_ml.records import Record
+from gitops_ml.records import Attempt, Outcome, Record
 from gitops_ml.spec import Experiment
 from gitops_ml.tools import Tools
 from gitops_ml.values import dataclass
@@ -45,6 +45,8 @@ class Planned:
     rules: Mapping[str, Experiment]
     edited: Mapping[str, Sequence[str]]
     """Rules that the change edits, by experiment: they apply after the merge."""
+    ended: Sequence[Attempt] = ()
+    """Trainings of the change that were ended, and that the plan does not name any more."""
 
 
 def target_project(branch: str, head: str, tools: Tools, *, remote: str) -> tuple[str, Project]:
@@ -124,6 +126,7 @@ def plan_change(
             names=tuple(names),
         )
     )
+    attempts = [a for of_key in tools.results.attempts(tools.results.attempted()).values() for a in of_key]
     foreign = {key for key, record in records.items() if record.attempt.origin.kind != "ci"}
     plan = policies.without_foreign(plan, foreign, lambda trial: estimate(trial, tools, live=count_jobs))
     settings = policies.policy_from(tools.project.policy)
@@ -133,7 +136,7 @@ def plan_change(
     decision = policies.decide(
         plan,
         settings,
-        _spent(event, tip, plan, settings, records, tools, count_jobs=count_jobs),
+        _spent(event, tip, plan, settings, records, attempts, tools, count_jobs=count_jobs),
         approval if steps.run is not Spend.NEVER else None,
         backend=tools.project.backend,
         fork=event.fork is not False,
@@ -148,6 +151,7 @@ def plan_change(
             decision=decision,
             rules={} if pushed else decided,
             edited={} if pushed else {name: places for name, places in edited.items() if places},
+            ended=_ended(event, plan, attempts),
         ),
     )
 
@@ -181,6 +185,7 @@ def _spent(
     plan: Plan,
     policy: Policy,
     records: Mapping[str, Record],
+    failed: Sequence[Attempt],
     tools: Tools,
     *,
     count_jobs: bool,
@@ -192,8 +197,7 @@ def _spent(
 
     Two changes that are decided in the same moment do not see each other's jobs yet: that race remains.
     """
-    attempts = [record.attempt for record in records.values()]
-    attempts += [a for of_key in tools.results.attempts(tools.results.attempted()).values() for a in of_key]
+    attempts = [*(record.attempt for record in records.values()), *failed]
     costly = [attempt for attempt in attempts if attempt.cost_usd > 0]
     month = tools.now().strftime("%Y-%m")
     assert event.head is not None
@@ -213,6 +217,17 @@ def _spent(
     )
 
 
+def _ended(event: Event, plan: Plan, attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+    if event.change is None:
+        return ()
+    keys = plan.keys()
+    return tuple(
+        one
+        for one in attempts
+        if one.outcome is Outcome.CANCELLED and one.origin.change == event.change and one.key not in keys
+    )
+
+
 def _commits_of(head: str, tip: str, commits: set[str], tools: Tools) -> frozenset[str]:
     """Return those commits that belong to the change: head's history without the target's."""
     repository = tools.repository
@@ -227,6 +242,11 @@ def _commits_of(head: str, tip: str, commits: set[str], tools: Tools) -> frozens
 def decided_lines(planned: Planned) -> Iterator[str]:
     """Yield what a reviewer has to know besides the comparison, names between backticks."""
     yield from planned.decision.sentences()
+    if ended := planned.ended:
+        cost = sum((Decimal(str(one.cost_usd)) for one in ended), Decimal(0))
+        which = "1 training that this change does not want any more was" if len(ended) == 1 else ""
+        which = which or f"{len(ended)} trainings that this change does not want any more were"
+        yield f"{which} ended, which cost {cost:.2f} USD"
     for name, places in sorted(planned.edited.items()):
         listed = ", ".join(f"`{place}`" for place in places)
         yield f"`{name}`: this change edits {listed}; the target branch's rules decide until it is merged"

@@ -6,6 +6,8 @@
     gitops-ml ci --job publish --from raw --digest D     # the forge's, and nothing of the repository is run
     gitops-ml ci --job pending                     # beside `run`, with the forge's token: say that training began
 
+What was left at work in a cloud for an older head is ended by the new head's job that trains, or by ``reconcile``.
+
 Settings and policy come from the target branch's tip as it is now, never from the change. On another CI than GitHub's
 and GitLab's the event is given by options.
 
@@ -16,23 +18,26 @@ has left at work, see ``--detach``).
 
 import argparse
 import dataclasses
+import itertools
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from gitops_ml import ci, markdown, planning
 from gitops_ml.acceptance import Acknowledgement
+from gitops_ml.backends.base import Asked
 from gitops_ml.baselines import InvalidSpecError
 from gitops_ml.ci import COMMANDS_HELP, Event, EventKind, Spend, Steps, Verb, command_in, steps_for
 from gitops_ml.commands import _ci_publish
 from gitops_ml.commands._ci_console import Console
 from gitops_ml.commands._ci_detach import Detach, at_work, job_limit_s, to_be_left
 from gitops_ml.commands._ci_identity import kept_fresh, refuse_beside_training
+from gitops_ml.commands._ci_places import NotHereError, end_all, place_of, places, unwanted
 from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
 from gitops_ml.commands._ci_reconcile import NO_RESULT, Part, reconcile
-from gitops_ml.commands._jobs import backend_names, known_jobs
+from gitops_ml.commands._jobs import Known, backend_names, known_jobs
 from gitops_ml.commands._noise import noise
 from gitops_ml.commands._predictions import predictions
 from gitops_ml.commands.compare import acknowledgements
@@ -50,6 +55,10 @@ from gitops_ml.tools import Tools
 
 _JOBS = ("all", "plan", "pending", "run", "publish")
 _ROUNDS = 3
+_CANCEL = (
+    "what trains for this change and for nobody else is ended, also what was left at work in a cloud; what it has cost "
+    "is told by the next `gitops-ml reconcile`"
+)
 MAX_PLAN_BYTES = 64 * 2**20
 _CANCELLED = "cancelled before there was a result; push again, or comment /gitops-ml run"
 
@@ -176,7 +185,8 @@ class Flow:
         elif steps.cancel and self._job in ("plan", "publish"):
             self._cancel_elsewhere(event)
         elif not steps.nothing:
-            self.prepare(event)
+            if not steps.cancel:
+                self.prepare(event)
             try:
                 code = self._cancel(event) if steps.cancel else self._go(event, steps)
             except UserError as error:
@@ -248,7 +258,7 @@ class Flow:
             if ref is None and event.branch is not None and event.fork is False:
                 ref = f"refs/heads/{event.branch}"
             if ref is None or repository.fetch(self._args.remote, ref, whole=True) != event.head:
-                raise UserError(
+                raise NotHereError(
                     f"the commit {event.head[:12]} is not here; check it out with its history (fetch-depth: 0)"
                 )
         found = [one for one in findings_at(event.head, tools) if one.severity is Severity.ERROR]
@@ -319,20 +329,72 @@ class Flow:
         self.forge().upsert_comment(number, marker=marker, body=body)
 
     def _cancel(self, event: Event) -> int:
-        """End what was started for this change alone: head's trials that the baseline does not share."""
-        tools = self._tools
+        """End what is at work for this change alone, at whatever head, and left at work or not."""
         names = self._names_to_cancel(event)
-        tools.results.refresh()
-        _, planned = self.plan(event, Steps(why="cancel", plan=True), None, names)
-        base = {p.trial.key for e in planned.plan.experiments for p in e.base}
-        ours = {p.trial.key for e in planned.plan.experiments for p in e.head} - base
-        ended = 0
-        for known in known_jobs(tools):
-            if known.job.key in ours and not known.status.state.final:
-                known.backend.cancel(known.job.key)
-                ended += 1
-        tools.say(f"{ended} training{'' if ended == 1 else 's'} ended")
+        everywhere = self._places(event)
+        self.prepare(next(everywhere))
+        live = {
+            known.job.key: known
+            for known in known_jobs(self._tools)
+            if not known.status.state.final and (not names or known.job.experiment in names)
+        }
+        ours = self._ours(event, live)
+        gone = self._ended(event, {key: live[key] for key in ours})
+        self._tools.say(f"{len(gone)} training{'' if len(gone) == 1 else 's'} ended")
         return ExitCode.OK
+
+    def _ours(self, event: Event, live: Mapping[str, Known]) -> Collection[str]:
+        """Return those jobs that were asked for by the change, or are in its plan, whoever started them."""
+        if not live:
+            return ()
+        self._tools.results.refresh()
+        try:
+            planned = place_of(self, event).keys
+        except NotHereError:  # what was asked for by its number is found all the same
+            planned = frozenset()
+        asked = {key for key, one in live.items() if one.status.asked and one.status.asked.change == event.change}
+        return (planned | asked) & live.keys()
+
+    def _end_older(self, event: Event, planned: Planned) -> None:
+        """End what was left at work for an earlier head of the change."""
+        if event.change is None or not any(self._tools.backend(name).far for name in backend_names(self._tools)):
+            return
+        keys = planned.plan.keys()
+        older = {
+            known.job.key: known
+            for known in known_jobs(self._tools)
+            if not known.status.state.final
+            and known.status.asked is not None
+            and known.status.asked.change == event.change
+            and known.status.asked.head != event.head
+            and known.job.key not in keys
+        }
+        before = self._tip, self._tools.project
+        gone = self._ended(event, older)
+        self._tip, self._tools.project = before
+        if gone:
+            self._tools.say(f"{len(gone)} training{'' if len(gone) == 1 else 's'} of an earlier head ended")
+
+    def _ended(self, event: Event, jobs: Mapping[str, Known]) -> Collection[str]:
+        """End those of the change's jobs that no other place wants, and return their keys.
+
+        What became of them is kept by `reconcile`: it waits until their machines are gone.
+        """
+        if not jobs:
+            return ()
+        everywhere = self._places(event)
+        others = [place_of(self, next(everywhere)), *(place_of(self, one) for one in everywhere if _other(one, event))]
+        asked = Asked(head=event.head or "", change=event.change)
+        gone = unwanted(dict.fromkeys(jobs, asked), others)
+        failed = end_all([jobs[key] for key in gone])
+        for error in failed.values():
+            raise error
+        return gone
+
+    def _places(self, event: Event) -> Iterator[Event]:
+        if self.local:  # whose one change is this one
+            return itertools.islice(places(self, self._args, self._tools, default=event.default or "main"), 1)
+        return places(self, self._args, self._tools, default=event.default or "main", without_forge=True)
 
     def _names_to_cancel(self, event: Event) -> tuple[str, ...]:
         """Return the experiments that a command names, none for all, if its author may cancel."""
@@ -353,6 +415,8 @@ class Flow:
             self._answer(event, str(error))
             raise
         self._outputs["end"] = "true"
+        if event.kind is EventKind.COMMENT:
+            self._answer(event, _CANCEL)
 
     def plan(
         self, event: Event, steps: Steps, approval: Approval | None, names: Sequence[str]
@@ -392,6 +456,7 @@ class Flow:
                 self._bound(target, planned)
             else:
                 self._set_pending(event, steps, planned)
+            self._end_older(event, planned)
             trained, planned, costs = self._train(event, steps, approval, names, planned)
             planned = at_work(planned, self._live, tools.project.backend)
             codes.append(trained)
@@ -552,6 +617,7 @@ class Flow:
         costs: list[float] = []
         out = tools.cwd / self._args.out if self._args.out and self._job == "run" else None
         writer = Writer(out) if out is not None else None
+        asked = Asked(head=event.head or "", change=event.change)
         detach, limit_s = Detach(self._args.detach), job_limit_s(self._args.job_limit, tools.environ)
         trials = [p.trial for p in planned.held.to_run()]
         for _ in range(_ROUNDS):
@@ -573,7 +639,7 @@ class Flow:
                     continue
                 options = argparse.Namespace(jobs=self._args.jobs, detach=left, logs=not left)
                 with self._console.group("Leave at work" if left else "Train"), self._console.untrusted():
-                    summary = carry_out(some, options, tools, hand_over, self.origin)
+                    summary = carry_out(some, options, tools, hand_over, self.origin, asked=asked)
                 self._live |= {trial.key for trial in summary.going_on if left}
                 codes.append(summary.exit_code)
                 costs += [record.attempt.cost_usd for record in summary.records]
@@ -638,6 +704,11 @@ class Flow:
             predictions=predictions(plan, records, tools),
             today=tools.now().date(),
         )
+
+
+def _other(place: Event, event: Event) -> bool:
+    """Say whether a place is another than the event's; a branch's has no number."""
+    return place.branch != event.branch if place.change is None else place.change != event.change
 
 
 def _without(plan: Plan, names: set[str]) -> Plan:

@@ -5,8 +5,11 @@
     gitops-ml reconcile --job publish --from raw --digest D    # and the forge's token without the cloud's
 
 It collects what has ended although its CI job died or was detached, keeps and pushes records, reports, comments and
-sets statuses, ends statuses that stayed pending, and sweeps what outlived its deadline. Nothing is trained, nothing of
-a change is run, and doing it twice changes nothing the second time. Run it on a schedule, on the default branch.
+sets statuses, ends statuses that stayed pending, and sweeps what outlived its deadline. Of the trainings that were left
+at work in a cloud it ends those of closed changes and older heads that nobody else wants, and goes on with those that
+lost their machine or found none, within `budget.retries.preempted` and what was allowed when they began. Nothing else
+is trained, nothing of a change is run, and doing it twice changes nothing the second time. Run it on a schedule, on
+the default branch.
 """
 
 import argparse

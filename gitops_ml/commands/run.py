@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gitops_ml import ci
-from gitops_ml.backends.base import Backend
+from gitops_ml.backends.base import Asked, Backend
 from gitops_ml.commands.plan import add_plan_arguments, note_untracked, over_budget, plan_for
 from gitops_ml.errors import DeniedError, worst
 from gitops_ml.execution import FAR_JOBS, Ports, Summary, collect, execute
@@ -78,11 +78,13 @@ def carry_out(
     on_outputs: Callable[[Record, Path], None] = lambda _record, _folder: None,
     origin: Origin | None = None,
     *,
+    asked: Asked | None = None,
     is_result: bool = True,
 ) -> Summary:
     """Train the trials and say how it went; ``args`` holds ``jobs``, ``detach`` and ``logs``.
 
-    ``is_result``: how many succeeded is what the command was asked for, not only progress.
+    ``asked``: for what, if CI asks. ``is_result``: how many succeeded is what the command was asked for, not only
+    progress.
     """
     here = [trial for trial in trials if not _backend(trial, tools)[1].far]
     jobs = args.jobs or default_jobs(here, os.cpu_count() or 1)
@@ -92,7 +94,7 @@ def carry_out(
     why = "to confirm the winner of a sweep" if all(trial.confirms for trial in trials) else "to train"
     tools.note(f"{_trials(len(trials))} {why}, {at_a_time} at a time")
     progress = Progress(tools.err, trials, tools.environ, logs=follow)
-    ports = _ports(tools, progress, on_outputs, origin)
+    ports = _ports(tools, progress, on_outputs, origin, asked)
     with _ended_by_sigterm():
         try:
             summary = execute(trials, ports, jobs=jobs, far_jobs=far_jobs, detach=args.detach, follow=follow)
@@ -120,7 +122,11 @@ def collect_ended(
 
 
 def _ports(
-    tools: Tools, progress: Progress, on_outputs: Callable[[Record, Path], None], origin: Origin | None
+    tools: Tools,
+    progress: Progress,
+    on_outputs: Callable[[Record, Path], None],
+    origin: Origin | None,
+    asked: Asked | None = None,
 ) -> Ports:
     from gitops_ml.elsewhere import Elsewhere
 
@@ -132,6 +138,7 @@ def _ports(
         storage=_Telling(tools),
         scratch=tools.repository.state / "collected",
         origin=origin or _origin(tools),
+        asked=asked,
         secret=tools.environ.get,
         now=tools.now,
         wait=time.sleep,

@@ -169,6 +169,8 @@ def test_ci__cancel_and_close_in_jobs_of_their_own__say_so_to_the_one_that_train
     done = world.ci(name, payload(head), "--job", job, keep="runner")
 
     assert (done.code, done.outputs["end"], done.outputs.get("run")) == (ExitCode.OK, "true", None), done.err
+    answer = tmp_path / "runner/.gitops-ml/comment-default.answer.md"
+    assert answer.exists() is (job == "publish" and name == "issue_comment")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """``gitops-ml ci --detach``: the job ends before its trainings do, and ``reconcile`` brings what they leave."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 from gitops_ml.commands._jobs import known_jobs
 from gitops_ml.errors import ExitCode
 from gitops_ml.tools import Tools
-from tests.fakes.ci_jobs import HOME, SPEC, TRAIN, Result, World, pull_payload
-from tests.fakes.github import FakeGitHub
-from tests.fakes.repositories import ENVIRON
+from tests.fakes.ci_jobs import HOME, SPEC, TRAIN, Result, World, comment_payload, pull_payload
+from tests.fakes.github import FakeGitHub, Pull
+from tests.fakes.repositories import ENVIRON, git
 from tests.fakes.trials import until
 
 RUN_URL = "https://github.example/acme/vision/actions/runs/"
@@ -56,6 +57,8 @@ class Place:
             "GITHUB_TOKEN": "ghs_canary0",
             "GITHUB_RUN_ID": str(run),
         }
+        if keep and (self.world.folder / keep).exists():
+            git(self.world.folder / keep, "fetch", "-q")
         event = "pull_request" if command == "ci" else "schedule"
         payload = pull_payload(self.head) if command == "ci" else {"repository": HOME}
         words = ("--forge", "github", *options)
@@ -146,3 +149,151 @@ def test_detach__local_backend__is_told_and_stays(place):
 
     assert (done.trained, "going-on" in done.outputs) == (6, False)
     assert "`digits` trains on this very machine, so this job stays until it is over\n" in done.err
+
+
+# What nobody wants any more
+
+
+def at_work(place: Place) -> list[tuple[str, int]]:
+    """Return params and seeds of the jobs at work."""
+    tools = Tools(cwd=place.world.folder / "machine", environ=ENVIRON)
+    found = [known.job for known in known_jobs(tools) if not known.status.state.final]
+    tools.close()
+    return sorted((job.params["lr"], job.seed) for job in found)
+
+
+def cancelled(place: Place) -> list[tuple[int, str, str]]:
+    """Return change, commit and reason of what stands on the ledger as cancelled."""
+    paths = [path for path in place.world.ledger() if path.startswith("attempts/")]
+    found = [json.loads(git(place.world.remote, "show", f"gitops-ml/reports:{path}")) for path in paths]
+    assert all(one["outcome"] == "cancelled" for one in found)
+    return [(one["origin"]["change"], one["commit"], one["reason"]) for one in found]
+
+
+OF_MAIN = [(0.2, seed) for seed in range(3)]
+OF_THE_CHANGE = [(0.1, seed) for seed in range(3)]
+
+
+def push_again(place: Place, rate: float = 0.3) -> str:
+    before, place.head = place.head, place.world.push({"experiment.yaml": LONG.replace("lr: 0.2", f"lr: {rate}")})
+    place.fake.pulls[7].head = place.head
+    return before
+
+
+def test_unwanted__new_head__reconcile_ends_the_old_one_and_says_so(place):
+    place.ci("--detach", "always")
+    assert at_work(place) == OF_THE_CHANGE + OF_MAIN
+    place.world.push({"experiment.yaml": LONG + "triggers: {change: plan}\n"}, "main")  # so that it waits to be asked
+    before = push_again(place)
+    place.fake.runs[50] = "completed"
+    done = place.ci(command="reconcile", run=900)
+
+    assert done.code == ExitCode.OK, done.err
+    ended = re.findall(
+        r"^ended digits seed \d \(\w{12}\): nobody wants it since change 7 has moved", done.out, re.MULTILINE
+    )
+    assert (len(ended), at_work(place)) == (3, OF_MAIN)
+    assert cancelled(place) == [(7, before, "cancelled (SIGTERM)")] * 3
+    place.open_gate()
+    told = place.ci(command="reconcile", run=901)
+    (comment,) = place.fake.comments
+    line = "- 3 trainings that this change does not want any more were ended, which cost 0.00 USD\n"
+    assert line in comment.body, told.out + told.err
+    assert place.ci(command="reconcile", run=902).out.count("ended") == 0
+    assert len(cancelled(place)) == 3
+
+
+def test_unwanted__new_head__its_own_job_ends_the_old_one_before_it_trains(place):
+    place.ci("--detach", "always")
+    push_again(place)
+    again = place.ci("--detach", "always", run=51)
+
+    assert "3 trainings of an earlier head ended" in again.out, again.err
+    assert at_work(place) == OF_MAIN + [(0.3, seed) for seed in range(3)]
+    place.fake.runs |= {50: "completed", 51: "completed"}
+    place.ci(command="reconcile", run=900)
+    assert len(cancelled(place)) == 3
+    place.open_gate()
+    place.ci(command="reconcile", run=901)
+    (comment,) = place.fake.comments
+    assert "3 trainings that this change does not want any more were ended" in comment.body
+
+
+def test_unwanted__new_head_with_the_same_content__goes_on_and_is_attached_to(place):
+    place.ci("--detach", "always")
+    place.head = place.fake.pulls[7].head = place.world.push({"README.md": "words\n"})
+    again = place.ci("--detach", "always", run=51)
+    place.ci(command="reconcile", run=900)
+
+    assert "earlier head" not in again.out
+    assert again.outputs["going-on"] == "6", again.err
+    assert at_work(place) == OF_THE_CHANGE + OF_MAIN
+
+
+@pytest.mark.parametrize("also", ["nobody", "main", "another change"])
+def test_unwanted__closed_change__is_ended_unless_somebody_else_wants_it(place, also):
+    place.ci("--detach", "always")
+    place.fake.pulls[7].state = "closed"
+    if also == "main":
+        place.world.merge()
+    if also == "another change":
+        other = place.world.push({"experiment.yaml": LONG.replace("lr: 0.2", "lr: 0.1"), "other": ""}, "other")
+        place.fake.pulls[9] = Pull(number=9, head=other, head_ref="other")
+    done = place.ci(command="reconcile", run=900)
+
+    assert done.code == ExitCode.OK, done.err
+    assert at_work(place) == (OF_MAIN if also == "nobody" else OF_THE_CHANGE + OF_MAIN)
+    assert cancelled(place) == ([(7, place.head, "cancelled (SIGTERM)")] * 3 if also == "nobody" else [])
+
+
+def test_unwanted__in_two_halves__the_one_with_the_cloud_ends_and_the_other_keeps(place):
+    place.ci("--detach", "always")
+    before = push_again(place)
+    collected = place.ci("--job", "collect", "--out", str(place.raw), command="reconcile", run=900)
+    assert (collected.code, at_work(place), cancelled(place)) == (ExitCode.OK, OF_MAIN, []), collected.err
+
+    options = ("--job", "publish", "--from", str(place.raw), "--digest", collected.outputs["digest"])
+    for run in (900, 901):
+        told = place.ci(*options, command="reconcile", run=run, keep=None)
+        assert told.code == ExitCode.OK, told.err
+        assert cancelled(place) == [(7, before, "cancelled (SIGTERM)")] * 3
+
+
+def test_unwanted__forge_does_not_answer__nothing_is_ended(place):
+    place.ci("--detach", "always")
+    push_again(place)
+    place.fake.tokens["ghs_canary0"].valid = False
+    done = place.ci(command="reconcile", run=900)
+
+    assert done.code == ExitCode.SERVICE
+    assert at_work(place) == OF_THE_CHANGE + OF_MAIN
+
+
+def test_unwanted__change_whose_spec_is_broken_now__wants_nothing(place):
+    place.ci("--detach", "always")
+    place.head = place.fake.pulls[7].head = place.world.push({"experiment.yaml": "nonsense: 1\n"})
+    place.ci(command="reconcile", run=900)
+
+    assert at_work(place) == OF_MAIN
+
+
+@pytest.mark.parametrize("job", ["all", "run"])
+def test_unwanted__cancel_command__ends_what_was_left_at_work_at_any_head(place, job):
+    place.ci("--detach", "always")
+    push_again(place)
+    environ = {
+        "GITHUB_API_URL": place.fake.url,
+        "GITHUB_REPOSITORY": place.fake.repository,
+        "GITHUB_TOKEN": "ghs_canary0",
+        "GITHUB_RUN_ID": "52",
+    }
+    git(place.world.folder / "machine", "fetch", "-q")
+    words = ("--forge", "github", "--job", job)
+    asked = comment_payload("/gitops-ml cancel", "stranger")
+    refused = place.world.ci("issue_comment", asked, *words, keep="machine", **environ)
+    assert (refused.code, len(at_work(place))) == (ExitCode.DENIED, 6)
+
+    asked = comment_payload("/gitops-ml cancel", "rob")
+    done = place.world.ci("issue_comment", asked, *words, keep="machine", **environ)
+    assert "3 trainings ended" in done.out, done.err
+    assert (done.code, at_work(place)) == (ExitCode.OK, OF_MAIN)

@@ -8,6 +8,7 @@ from typing import Any
 from gitops_ml.agent.objects import Lease
 from gitops_ml.backends.aws_ec2.candidates import Candidate, from_json, to_json
 from gitops_ml.backends.aws_ec2.money import Bound
+from gitops_ml.backends.base import Asked
 from gitops_ml.planning import Trial
 from gitops_ml.values import dataclass
 
@@ -58,6 +59,7 @@ def lease_for(
     owner: str,
     now: float,
     secrets: Mapping[str, str],
+    asked: Asked | None = None,
 ) -> Lease:
     """Return the lease of an attempt that starts now."""
     budget = trial.experiment.budget
@@ -74,6 +76,7 @@ def lease_for(
         lifetime_min=bound.lifetime_min,
         expires_at=wait_until + bound.lifetime_min * 60 + SLACK_S,
         secrets=secrets,
+        asked={} if asked is None else dataclasses.asdict(asked),
         cloud={
             **{field: getattr(terms, field) for field in ("region", "disk_gib", "profile", "bounded_by", "place")},
             "worst_usd": None if terms.worst_usd is None else str(terms.worst_usd),
@@ -98,6 +101,14 @@ def terms_of(lease: Lease) -> Terms:
         worst_usd=None if cloud["worst_usd"] is None else Decimal(cloud["worst_usd"]),
         place=cloud["place"],
     )
+
+
+def asked_of(lease: Lease) -> Asked | None:
+    """Return for what the lease's attempt was asked for; None: for nothing in CI."""
+    head, change = lease.asked.get("head"), lease.asked.get("change")
+    if not isinstance(head, str):
+        return None
+    return Asked(head=head, change=change if isinstance(change, int) and not isinstance(change, bool) else None)
 
 
 def secret_name(repository: str, name: str) -> str:

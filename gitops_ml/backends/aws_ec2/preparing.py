@@ -122,6 +122,7 @@ class Preparer:
             owner=self._owner,
             now=now,
             secrets=secrets,
+            asked=bundle.asked,
         )
         return dataclasses.replace(lease, index_url=settings.index_url or "")
 

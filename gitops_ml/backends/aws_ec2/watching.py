@@ -13,7 +13,7 @@ from gitops_ml.backends.aws_ec2 import money
 from gitops_ml.backends.aws_ec2.cloud import Cloud
 from gitops_ml.backends.aws_ec2.endings import Ending, ending_from, ending_to_json, hardware_of, remembered, usage_of
 from gitops_ml.backends.aws_ec2.journal import Journal, asking_of
-from gitops_ml.backends.aws_ec2.leases import terms_of
+from gitops_ml.backends.aws_ec2.leases import asked_of, terms_of
 from gitops_ml.backends.aws_ec2.together import each
 from gitops_ml.backends.aws_ec2.verdicts import Act, Asking, Instance, Seen, Verdict, time_of, verdict
 from gitops_ml.backends.base import JobState, JobStatus, Machine
@@ -96,7 +96,7 @@ class Watcher:
                 before = self._journal.lease(lease.key, number)
                 earlier = self.ending(before) if before is not None else None
                 status = earlier.status if earlier is not None else None
-            return status
+            return None if status is None else dataclasses.replace(status, asked=asked_of(lease))
         ours = [one for one in machines if one.attempt == lease.number]
         instance = next((one for one in ours if one.live), ours[-1] if ours else None)
         for other in machines:
@@ -168,6 +168,7 @@ class Watcher:
             progress=found.progress,
             retry_at=time_of(max(seen.asking.retry_at, seen.now)) if found.state is JobState.WAITING else None,
             usage=usage,
+            asked=asked_of(seen.lease),
         )
 
     def _settled(self, found: Verdict, seen: Seen) -> JobStatus:
@@ -190,7 +191,8 @@ class Watcher:
         data = ending_to_json(status, zone=zone, at=seen.now)
         self._journal.create(self._journal.name(lease, "ending.json"), data)
         ending = self.ending(lease)
-        return ending.status if ending is not None and ending.status is not None else status
+        status = ending.status if ending is not None and ending.status is not None else status
+        return dataclasses.replace(status, asked=asked_of(lease))
 
     def ending(self, lease: Lease) -> Ending | None:
         watched = self._watched.get(lease.key)
