@@ -219,9 +219,44 @@ def test_workflow__its_jobs__only_those_that_run_nothing_may_write():
     assert "concurrency" not in jobs["publish"]
 
 
+PULL = {"number": 7}
+COMMENT = {"issue": {"number": 7}}
+
+
+@pytest.mark.parametrize("name", ["gitops-ml.yml", "gitops-ml-aws.yml"])
+@pytest.mark.parametrize(
+    ("event", "action", "payload", "ends"),
+    [
+        ("pull_request", "synchronize", PULL, True),
+        ("pull_request", "closed", PULL, True),
+        ("pull_request", "labeled", PULL, False),
+        ("issue_comment", "created", COMMENT, False),
+        ("push", None, {}, False),
+        ("schedule", None, {}, False),
+    ],
+)
+def test_workflow__trainings_of_one_change__are_in_one_group_whatever_started_them(name, event, action, payload, ends):
+    jobs = yaml.safe_load(WORKFLOWS[name])["jobs"]
+    values = {"event.number": payload.get("number"), "event.issue.number": payload.get("issue", {}).get("number")}
+    values |= {"run_id": 50, "event_name": event, "event.action": action}
+
+    def said(text):
+        """Evaluate what an expression of `||`, `&&`, `==` and `!=` over names of the context `github` says."""
+        words = re.sub(r"github\.([a-z_.]+)", lambda it: repr(values[it[1]]), text.replace("||", " or "))
+        return eval(words.replace("&&", " and "), {})
+
+    def group(job):
+        return re.sub(r"\$\{\{(.*?)\}\}", lambda it: str(said(it[1].strip())), jobs[job]["concurrency"]["group"])
+
+    assert group("run") == ("gitops-ml-run-7" if payload else "gitops-ml-run-50")
+    assert said(jobs["run"]["concurrency"]["cancel-in-progress"].strip("${ }")) is ends
+    if payload:
+        assert group("end") == group("run")
+
+
 def test_workflow__for_aws__is_the_other_one_but_for_the_role():
     ours, aws = (yaml.safe_load(WORKFLOWS[name]) for name in ("gitops-ml.yml", "gitops-ml-aws.yml"))
-    run = aws["jobs"]["run"]
+    run, cancel = aws["jobs"]["run"], aws["jobs"].pop("cancel")
     inputs = aws[True]["workflow_call"]["inputs"]
 
     assert {name: one["permissions"].pop("id-token", None) for name, one in aws["jobs"].items()} == {
@@ -232,6 +267,10 @@ def test_workflow__for_aws__is_the_other_one_but_for_the_role():
         "publish": None,
     }
     assert aws["jobs"]["publish"]["permissions"].pop("actions") == "read"
+    assert cancel["permissions"] == {**run["permissions"], "id-token": "write"}
+    assert (cancel["environment"], cancel["steps"][0]) == (run["environment"], run["steps"][0])
+    role = {"aws-role": "${{ inputs.aws-role }}", "aws-region": "${{ inputs.aws-region }}"}
+    assert cancel["steps"][1]["with"] == {"job": "run", **role}
     assert [run["steps"][2]["with"].pop(name) for name in ("aws-role", "aws-region")] == [
         "${{ inputs.aws-role }}",
         "${{ inputs.aws-region }}",
@@ -249,7 +288,8 @@ def test_identity_tokens__are_asked_for_by_no_other_job():
         if "id-token" in job.get("permissions", {})
     }
 
-    assert asked == {("gitops-ml-aws.yml", "run"), ("release.yml", "build"), ("release.yml", "pypi")}
+    ours = {("gitops-ml-aws.yml", "run"), ("gitops-ml-aws.yml", "cancel")}
+    assert asked == {*ours, ("release.yml", "build"), ("release.yml", "pypi")}
     assert [name for name, text in GITLAB.items() if "id_tokens" in text] == ["aws jobs"]
 
 
