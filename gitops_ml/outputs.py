@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import posixpath
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from gitops_ml.records import (
     record_to_json,
     series_to_csv,
 )
+from gitops_ml.spec import Experiment
 from gitops_ml.storage.base import StorageError
 from gitops_ml.values import dataclass
 
@@ -130,10 +131,7 @@ def kept_files(trial: Trial, folder: Path, storage: Sink) -> tuple[dict[str, byt
     Small artifacts with ``store: git`` and small predictions go to the ledger, all else to the storage, under the
     trial's key.
     """
-    wished = [f for a in trial.experiment.artifacts if a.store == "git" for f in (a.path, f"{a.path.rstrip('/')}/**")]
-    predictions = trial.experiment.metrics.predictions
-    wished += [posixpath.normpath(predictions)] if predictions else []
-    for_git = compiled(tuple(wished))
+    for_git = goes_to_ledger(trial.experiment)
     files, stored = {}, []
     for path in _paths(folder):
         file = folder / path
@@ -151,6 +149,14 @@ def kept_files(trial: Trial, folder: Path, storage: Sink) -> tuple[dict[str, byt
                 store = "none"
         stored.append(StoredFile(path=path, sha256=digest, size_bytes=size, store=store))
     return files, tuple(stored)
+
+
+def goes_to_ledger(experiment: Experiment) -> Callable[[str], object]:
+    """Return what says of an output's path whether the spec wants it on the ledger, if it is small."""
+    wished = [f for a in experiment.artifacts if a.store == "git" for f in (a.path, f"{a.path.rstrip('/')}/**")]
+    predictions = experiment.metrics.predictions
+    wished += [posixpath.normpath(predictions)] if predictions else []
+    return compiled(tuple(wished))
 
 
 def _paths(folder: Path) -> Iterator[str]:

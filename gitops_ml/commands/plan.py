@@ -9,7 +9,7 @@ from gitops_ml.baselines import Planner, Wish
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.globs import compiled
 from gitops_ml.planning import Estimate, Plan, PlannedTrial, Situation, Tree, TreeFile, Trial
-from gitops_ml.records import Outcome
+from gitops_ml.records import FILE_LIMIT_BYTES, Outcome
 from gitops_ml.spec import Experiment, Value
 from gitops_ml.tools import Tools
 
@@ -82,6 +82,32 @@ def note_untracked(plan: Plan, tools: Tools) -> None:
         tools.note(f"note: not part of the code, since git does not know of it: {some}{more}; `git add` what is needed")
 
 
+def note_elsewhere(plan: Plan, tools: Tools) -> None:
+    """Say which reused records lack on the ledger what their specs now want there (``store: git``)."""
+    for entry in plan.experiments:
+        if all(artifact.store != "git" for artifact in entry.experiment.artifacts):
+            continue
+        from gitops_ml.outputs import goes_to_ledger
+
+        wanted = goes_to_ledger(entry.experiment)
+        # Of several repeats the newest counts, and they follow each other.
+        newest = {(json.dumps(p.trial.point, default=list), p.trial.seed): p for p in entry.head}
+        reused = [p.trial.key for p in newest.values() if p.action is planning.Action.REUSE]
+        lacking = [
+            (record.key, file.path)
+            for record in tools.results.records(reused).values()
+            for file in record.files
+            if file.store != "git" and file.size_bytes <= FILE_LIMIT_BYTES and wanted(file.path)
+        ]
+        if lacking:
+            records = wording.count(len({key for key, _ in lacking}), "reused record")
+            paths = ", ".join(wording.clean(path) for path in sorted({path for _, path in lacking})[:_NAMES])
+            tools.note(
+                f"note: {entry.experiment.name}: {records} without {paths} on the ledger, where `store: git` now wants "
+                f"it; a record never changes: `gitops-ml run --force {entry.experiment.name}` trains new ones"
+            )
+
+
 def estimate(trial: Trial, tools: Tools, *, live: bool = False) -> Estimate:
     """Ask the trial's backend what it may cost."""
     return tools.backend(trial.experiment.backend or tools.project.backend).estimate(trial, live=live)
@@ -120,6 +146,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     plan = plan_for(args, tools)
     if args.head is None:
         note_untracked(plan, tools)
+    note_elsewhere(plan, tools)
     if args.explain:
         tools.say(explanation(args.explain, plan, tools))
     elif args.format == "json":

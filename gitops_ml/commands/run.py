@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gitops_ml import ci
 from gitops_ml.backends.base import Asked, Backend
-from gitops_ml.commands.plan import add_plan_arguments, note_untracked, over_budget, plan_for
+from gitops_ml.commands.plan import add_plan_arguments, note_elsewhere, note_untracked, over_budget, plan_for
 from gitops_ml.errors import DeniedError, worst
 from gitops_ml.execution import FAR_JOBS, Ports, Summary, collect, execute
 from gitops_ml.planning import Plan, Trial
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     for _ in range(_ROUNDS):
         plan = plan_for(args, tools, live=True)
         trials = [planned.trial for planned in plan.to_run() if planned.trial.key not in done]
+        if not done:
+            note_elsewhere(plan, tools)
         if not trials:
             if not done:
                 tools.say(_nothing(plan))

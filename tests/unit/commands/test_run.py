@@ -197,6 +197,27 @@ def test_run__files_that_git_does_not_know__are_named(repo: Repo) -> None:
     assert "note: " not in repo.call("run")[2]  # nothing is left to train
 
 
+def test_run__store_git_wanted_later__is_said_until_it_is_trained_again(repo: Repo) -> None:
+    script = f"{GOOD}echo '[[1]]' > out/confusion.json; head -c 2000000 /dev/zero > out/large.json\n"
+    repo.commit(script)
+    repo.call("run")
+    spec = repo.top / "experiment.yaml"
+    spec.write_text(
+        f"{spec.read_text()}artifacts: [{{path: out/c*.json, store: git}}, {{path: out/l*.json, store: git}}]\n"
+    )
+
+    said = [repo.call(command)[2] for command in ("plan", "run")]
+    forced = repo.call("run", "--force", "digits")[2]
+
+    note = (
+        "note: digits: 2 reused records without out/confusion.json on the ledger, where `store: git` now wants it; "
+        "a record never changes: `gitops-ml run --force digits` trains new ones\n"
+    )
+    assert said == [note, note]
+    assert note not in forced
+    assert repo.call("plan")[2] == ""
+
+
 def test_run__single_trial__shows_its_log(repo: Repo) -> None:
     repo.commit(seeds="[3]")
 
