@@ -15,6 +15,7 @@ from gitops_ml.agent.objects import Lease
 from gitops_ml.bundles import bundle
 from gitops_ml.planning import Trial
 from gitops_ml.storage.base import Storage
+from tests.fakes.server import Loopback
 from tests.fakes.trials import Objects
 
 QUICK = Pace(
@@ -149,7 +150,7 @@ class MetadataService:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = Loopback(Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.environ = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": self.url}

@@ -1,6 +1,7 @@
 """The fakes judge: what breaks the forges' own documents is seen, in requests and in answers."""
 
 import json
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import requests
@@ -9,6 +10,7 @@ from tests.fakes import openapi
 from tests.fakes.github import FakeGitHub
 from tests.fakes.gitlab import FakeGitLab
 from tests.fakes.openapi import cut
+from tests.fakes.server import Loopback
 
 GITHUB = {"Authorization": "Bearer ghs_canary0"}
 GITLAB = {"PRIVATE-TOKEN": "glpat-canary0"}
@@ -64,3 +66,18 @@ def test_slice__has_every_route_that_is_cut_and_its_licence():
 
     assert set(document["paths"]) == set(cut.ROUTES)
     assert "MIT" in (openapi.HERE / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "reported"), [(ConnectionResetError(), False), (BrokenPipeError(), False), (KeyError("a"), True)]
+)
+def test_loopback__what_a_handler_raises__is_reported_unless_the_client_went_away(error, reported, capsys):
+    server = Loopback(BaseHTTPRequestHandler)
+    try:
+        raise error
+    except (OSError, KeyError):
+        server.handle_error(None, ("127.0.0.1", 1))
+    finally:
+        server.server_close()
+
+    assert ("KeyError: 'a'" in capsys.readouterr().err) is reported
