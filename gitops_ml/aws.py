@@ -6,6 +6,7 @@ handed in, so that nothing here depends on the process's own environment.
 
 import datetime
 import email.utils
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -59,12 +60,22 @@ def client(
     )
 
 
-_offset_s = 0.0
+class _CorrectedClock:
+    """What signers ask for the time, in place of botocore's own function: the one place that holds the correction."""
+
+    def __init__(self, offset_s: float) -> None:
+        self.offset_s = offset_s
+
+    def __call__(self, remove_tzinfo: bool = True) -> datetime.datetime:  # noqa: FBT001 as botocore declares it
+        now = datetime.datetime.fromtimestamp(time.time() + self.offset_s, datetime.timezone.utc)  # noqa: UP017 Python 3.10
+        return now.replace(tzinfo=None) if remove_tzinfo else now
 
 
 def clock_offset_s() -> float:
     """Return what has to be added to this machine's clock to have the right time, as far as AWS told us."""
-    return _offset_s
+    signers = sys.modules.get("botocore.auth")  # while it is not imported nothing was asked of AWS
+    clock = getattr(signers, "get_current_datetime", None)
+    return clock.offset_s if isinstance(clock, _CorrectedClock) else 0.0
 
 
 def correct_clock(date: str) -> bool:
@@ -74,19 +85,12 @@ def correct_clock(date: str) -> bool:
     """
     import botocore.auth
 
-    global _offset_s  # noqa: PLW0603 there is one clock
     try:
         right = email.utils.parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError):
         return False
     if not hasattr(botocore.auth, "get_current_datetime"):
         return False
-    _offset_s = right - time.time()
-
-    def corrected(remove_tzinfo: bool = True) -> datetime.datetime:  # noqa: FBT001 as botocore declares it
-        now = datetime.datetime.fromtimestamp(time.time() + _offset_s, datetime.timezone.utc)  # noqa: UP017 Python 3.10
-        return now.replace(tzinfo=None) if remove_tzinfo else now
-
     # Signers ask this function, and nothing lets a client bring its own time.
-    botocore.auth.get_current_datetime = corrected
+    botocore.auth.get_current_datetime = _CorrectedClock(right - time.time())
     return True
