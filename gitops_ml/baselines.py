@@ -21,7 +21,6 @@ from gitops_ml.spec import At, Experiment, Missing
 from gitops_ml.validation import linked, load
 from gitops_ml.values import dataclass
 
-_USUAL = ("main", At.MERGE_BASE)
 _ANCESTORS = 200
 """How far ``missing: ancestor`` looks back along first parents."""
 
@@ -71,15 +70,27 @@ class Planner:
         remote: str,
         situation: Situation,
         winner: Winner,
+        default_branch: Callable[[], str],
         base_globs: Sequence[str] | None = None,
     ) -> None:
-        """``base_globs``: where specs stand on the baseline side, if that is not where head has them."""
+        """Begin with nothing read.
+
+        Args:
+            repository: with both sides.
+            globs: where specs stand.
+            remote: where branches are that are not here.
+            situation: what is known and wanted.
+            winner: of a sweep.
+            default_branch: asked for what specs are compared with that do not say it.
+            base_globs: where specs stand on the baseline side, if that is not where head has them.
+        """
         self._repository = repository
         self._spec_globs = tuple(globs)
         self._base_globs = tuple(globs if base_globs is None else base_globs)
         self._remote = remote
         self._situation = situation
         self._winner = winner
+        self._default_branch = default_branch
         self._specs: dict[tuple[str, tuple[str, ...]], tuple[Specs, dict[str, str]]] = {}
         self._parsed: dict[tuple[str, str], tuple[Experiment | None, tuple[Diagnostic, ...]]] = {}
         self._trees: dict[str, Tree] = {}
@@ -110,7 +121,7 @@ class Planner:
         bases: dict[tuple[str, At], tuple[Base, bool]] = {}
         entries = []
         for experiment in head.experiments.values():
-            rule = (experiment.baseline.ref, experiment.baseline.at)
+            rule = (experiment.baseline.ref or self._default_branch(), experiment.baseline.at)
             if rule not in bases:
                 bases[rule] = self._base(tree, wish, *rule)
             if names and experiment.name not in names:
@@ -119,7 +130,8 @@ class Planner:
             entries.append(self._entry(experiment, head, base, train_same=on_baseline or bool(names)))
         [(default, _), *others] = bases.values()
         if others:
-            default, _ = bases.get(_USUAL) or self._base(tree, wish, *_USUAL)
+            usual = (self._default_branch(), At.MERGE_BASE)
+            default, _ = bases.get(usual) or self._base(tree, wish, *usual)
         if not names:
             for base, _ in bases.values():
                 gone = planning.removed_experiments(head, base)

@@ -201,6 +201,15 @@ def event(environ: Mapping[str, str]) -> Event | None:
     return _gitlab_event(environ) if environ.get("GITLAB_CI") == "true" else _github_event(environ)
 
 
+def default_branch(environ: Mapping[str, str]) -> str | None:
+    """Return the repository's default branch as the CI says it; None: it does not."""
+    try:
+        found = event(environ)
+    except UserError:  # an event that cannot be read is no one's business who did not ask for it
+        return None
+    return found.default if found else None
+
+
 def _github_event(environ: Mapping[str, str]) -> Event:
     name = environ.get("GITHUB_EVENT_NAME", "")
     payload = _payload(environ.get("GITHUB_EVENT_PATH"))

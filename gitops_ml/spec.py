@@ -224,7 +224,8 @@ class Metrics:
 class BaselineRule:
     """What head is compared with."""
 
-    ref: str = "main"
+    ref: str | None = None
+    """A branch; None: the repository's default branch."""
     at: At = At.MERGE_BASE
     missing: Missing = Missing.RUN
 
@@ -259,10 +260,13 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Triggers:
-    """When CI trains: ``change`` is run, plan or never; ``schedule`` is never or a cron line."""
+    """When CI trains: ``change`` is run, plan or never; ``schedule`` is never or a cron line.
+
+    ``push`` names branches; None: the repository's default branch.
+    """
 
     change: str = "run"
-    push: tuple[str, ...] = ("main",)
+    push: tuple[str, ...] | None = None
     schedule: str = "never"
 
 

@@ -89,6 +89,24 @@ class Tools:
         return found[1].strip("/") if found else self.repository.top.name
 
     @functools.cached_property
+    def default_branch(self) -> str:
+        """The branch that specs and commands mean where they name none.
+
+        The CI says it, or the clone was told; else it is ``main``, or ``master`` where there is that alone.
+        """
+        from gitops_ml import ci
+
+        remote = self.project.ledger.remote
+        if (said := ci.default_branch(self.environ)) is not None:
+            return said
+        told = self.repository.default_branch(remote)
+        here = [name for name in ("main", "master") if self.repository.has_branch(name, remote)]
+        # A clone from before its `master` was renamed is not told of that.
+        if told is not None and told != "master" and self.repository.has_branch(told, remote):
+            return told
+        return here[0] if here else "main"
+
+    @functools.cached_property
     def interpreter(self) -> Mapping[str, Any]:
         """What runs a training whose spec names no environment, as the key document holds it."""
         return {

@@ -111,6 +111,7 @@ def plan_change(
             estimate=lambda trial: estimate(trial, tools, live=count_jobs),
         ),
         winner=lambda experiment, planned: winner(experiment, planned, tools),
+        default_branch=lambda: tools.default_branch,
     )
     rules = planner.specs_at(tip)
     # Compared with itself the branch would have nothing to train or to collect.
@@ -174,7 +175,8 @@ def _unwanted(experiment: Experiment, event: Event, steps: Steps) -> str | None:
     triggers = experiment.triggers
     if event.kind in (EventKind.CHANGE, EventKind.LABEL, EventKind.COMMENT) and triggers.change != "run":
         return f"its `triggers.change` is `{triggers.change}`; `/gitops-ml run` trains it"
-    if event.kind is EventKind.PUSH and not matches(event.branch or "", triggers.push):
+    # A push to another branch than the default one trains nothing in any case.
+    if event.kind is EventKind.PUSH and triggers.push is not None and not matches(event.branch or "", triggers.push):
         return f"its `triggers.push` does not name the branch `{event.branch}`"
     return None
 

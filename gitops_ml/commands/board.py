@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="where to write it: a new folder, or an earlier board")
     parser.add_argument("--title", metavar="TEXT", help="shown at the top (default: the repository's name)")
-    parser.add_argument("--ref", metavar="BRANCH", default="main", help="whose history trends follow (default: main)")
+    parser.add_argument("--ref", metavar="BRANCH", help="whose history trends follow (default: the default branch)")
     parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
 
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
             _write(folder, files)
             paged.add(report.folder)
             written += 1
-    branch = _branch(args.ref, tools)
+    branch = _branch(args.ref if args.ref is not None else tools.default_branch, tools)
     specs = tracked(found, known, tools)
     wanted = {name: metrics for name, (metrics, _) in board.deciding(found, known, specs).items()}
     content = board.Content(

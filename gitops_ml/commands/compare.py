@@ -198,6 +198,7 @@ def _tracks(tools: Tools) -> Mapping[str, Experiment]:
         remote=tools.project.ledger.remote,
         situation=Situation(known=frozenset(), interpreter=tools.interpreter),
         winner=lambda _experiment, _planned: None,
+        default_branch=lambda: tools.default_branch,
     )
     try:
         plan = planner.plan(Wish())

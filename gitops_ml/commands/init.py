@@ -68,11 +68,8 @@ ledger: {branch: gitops-ml/reports, remote: origin}
 
 def _branch(tools: Tools) -> str | None:
     """Return the branch that changes are compared with; None: it is `main`, as a spec has it by itself."""
-    repository = tools.repository
-    known = repository.default_branch("origin")
-    if known is None and not repository.resolve("refs/heads/main") and repository.resolve("refs/heads/master"):
-        known = "master"
-    return known if known != "main" and re.fullmatch(_PLAIN_BRANCH, known or "") else None
+    known = tools.default_branch
+    return known if known != "main" and re.fullmatch(_PLAIN_BRANCH, known) else None
 
 
 def spec_text(name: str, found: Findings, branch: str | None = None) -> str:

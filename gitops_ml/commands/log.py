@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="draw a metric along a branch's history instead, with changes of its level and releases, as .svg or .png",
     )
     parser.add_argument("--metric", metavar="NAME", help="what --plot draws (default: what decides)")
-    parser.add_argument("--ref", metavar="BRANCH", default="main", help="whose history --plot draws (default: main)")
+    parser.add_argument("--ref", metavar="BRANCH", help="whose history --plot draws (default: the default branch)")
     parser.add_argument("--offline", action="store_true", help="do not fetch the ledger; use what was fetched last")
     parser.epilog = (
         f"names: {single}; and by name: {several}. A metric is the mean over the seeds of its final value, lowest and "
@@ -132,9 +132,10 @@ def _plot(
     from gitops_ml.trends import trends
 
     repository = tools.repository
-    tip = repository.resolve_ref(args.ref, tools.project.ledger.remote)
+    ref = args.ref if args.ref is not None else tools.default_branch
+    tip = repository.resolve_ref(ref, tools.project.ledger.remote)
     if tip is None:
-        raise UserError(f"there is no branch `{args.ref[:80]}` here; --ref names the one whose history is drawn")
+        raise UserError(f"there is no branch `{ref[:80]}` here; --ref names the one whose history is drawn")
     specs = tracked(found, reports, tools) if args.metric is None else {}
     names = history.usual_metrics(found, reports, specs)
     metric = args.metric if args.metric is not None else next(iter(names), "")
@@ -147,7 +148,7 @@ def _plot(
     wanted = {row.experiment: [metric] for row in found}
     of = trends([entry for entry in entries if entry.key in shown], reports, [commit for commit, _ in line], wanted)
     if not of:
-        tools.note(f"nothing to draw: no record is of a commit of {args.ref}" if found else "nothing to draw: no rows")
+        tools.note(f"nothing to draw: no record is of a commit of {ref}" if found else "nothing to draw: no rows")
         return ExitCode.OK
     measured = {one.position for trend in of for one in trend.measured}
     positions = {commit: position for position, (commit, _) in enumerate(line)}

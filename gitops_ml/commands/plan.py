@@ -58,6 +58,7 @@ def plan_for(args: argparse.Namespace, tools: Tools, *, live: bool = False) -> P
             estimate=lambda trial: estimate(trial, tools, live=live),
         ),
         winner=lambda experiment, planned: winner(experiment, planned, tools),
+        default_branch=lambda: tools.default_branch,
     )
     return planner.plan(Wish(head=args.head, base=args.base, names=tuple(args.experiments)))
 

@@ -188,6 +188,7 @@ def _experiment(commit: str, record: Record | None, args: argparse.Namespace, to
         remote=tools.project.ledger.remote,
         situation=Situation(known=frozenset(), interpreter=tools.interpreter),
         winner=lambda _experiment, _planned: None,
+        default_branch=lambda: tools.default_branch,
     )
     specs, broken = planner.specs_and_broken(commit)
     short = commit[:12]

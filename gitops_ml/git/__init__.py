@@ -362,6 +362,11 @@ class Repository:
         done = self._read_git(["symbolic-ref", "-q", f"refs/remotes/{remote}/HEAD"], check=False)
         return os.fsdecode(done.stdout).strip().removeprefix(f"refs/remotes/{remote}/") or None
 
+    def has_branch(self, name: str, remote: str) -> bool:
+        """Say whether the branch is here, the remote's as it was last fetched or one's own."""
+        found = self.objects([f"refs/remotes/{remote}/{name}", f"refs/heads/{name}"])
+        return any(one is not None for one in found)
+
     @property
     def is_shallow(self) -> bool:
         """The user's clone holds a part of the history only."""

@@ -218,6 +218,22 @@ def test_ci__draft__is_planned_in_thecomment_payload(world):
     assert world.ledger() == []
 
 
+def test_ci__default_branch_of_another_name__is_what_a_spec_means_that_names_none(world):
+    home = {**HOME, "default_branch": "trunk"}
+
+    def pushed(head, branch, before="0" * 40):
+        payload = {"ref": f"refs/heads/{branch}", "before": before, "after": head, "repository": home}
+        return world.ci("push", payload)
+
+    first = world.push({"notes.md": "of trunk"}, "trunk")
+    beside = pushed(world.main(), "main")
+    assert (beside.code, beside.trained) == (ExitCode.OK, 0), beside.err
+    assert beside.out.startswith("pushed to a branch: plan only")
+    assert pushed(first, "trunk").trained == 3
+    second = pushed(world.push({"experiment.yaml": BETTER}, "trunk"), "trunk", before=first)
+    assert (second.code, second.trained, second.outputs["verdict"]) == (ExitCode.OK, 3, "pass"), second.err
+
+
 def test_ci__invalid_spec__is_annotated_on_its_line(world):
     head = world.push({"experiment.yaml": SPEC + "sed: 3\n"})
     change = world.changed(head)

@@ -32,7 +32,7 @@ def planner(folder: Path, known: set[str] | None = None, **fields: object) -> It
             remote="origin",
             situation=Situation(known=known or frozenset(), interpreter=INTERPRETER),
             winner=lambda experiment, planned: None,
-            **fields,
+            **{"default_branch": lambda: "main", **fields},
         )
 
 
@@ -191,6 +191,18 @@ def test_plan__unknown_ref__not_found_and_says_so(repository):
 
     assert chosen(made) == (None, "not found", None)
     assert made.baseline.note == "there is no branch or commit `mian` here; `baseline.ref` names it"
+
+
+def test_plan__spec_without_a_ref__compared_with_the_default_branch(repository):
+    git(repository, "switch", "-q", "-c", "trunk")
+    base = commit(repository, {"README.md": "y"})
+    branch_with(repository, {"train.py": "2"})
+
+    with planner(repository, default_branch=lambda: "trunk") as made:
+        found = made.plan(Wish())
+
+    assert chosen(found) == (base, "merge-base", 0)
+    assert found.baseline.sentence() == f"compared with {base[:12]}, the merge-base with trunk (the tip of trunk)"
 
 
 def test_plan__detached_on_a_branchs_commit__merge_base(repository):

@@ -8,6 +8,7 @@ import pytest
 from gitops_ml.errors import UserError
 from gitops_ml.storage.folder import FolderStorage
 from gitops_ml.tools import Tools
+from tests.fakes.repositories import git
 
 
 @pytest.fixture
@@ -48,3 +49,44 @@ def test_storage__of_an_unknown_kind__is_refused(tools: Tools) -> None:
 
     with pytest.raises(UserError):
         _ = tools.storage
+
+
+@pytest.mark.parametrize(
+    ("branches", "told", "said"),
+    [
+        ((), None, "main"),
+        (("main", "master"), None, "main"),
+        (("master",), None, "master"),
+        (("main", "develop"), "develop", "develop"),
+        (("main",), "gone", "main"),
+        # The clone is older than the branch's new name.
+        (("main", "master"), "master", "main"),
+        (("master",), "master", "master"),
+    ],
+)
+def test_default_branch__of_a_clone__is_what_it_was_told_and_is_there(
+    branches: tuple[str, ...], told: str | None, said: str, tools: Tools
+) -> None:
+    commit = git(tools.cwd, "commit-tree", "-m", "x", git(tools.cwd, "write-tree"))
+    for branch in branches:
+        git(tools.cwd, "update-ref", f"refs/remotes/origin/{branch}", commit)
+    if told is not None:
+        git(tools.cwd, "symbolic-ref", "refs/remotes/origin/HEAD", f"refs/remotes/origin/{told}")
+
+    assert tools.default_branch == said
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"GITLAB_CI": "true", "CI_PROJECT_PATH": "acme/digits", "CI_DEFAULT_BRANCH": "trunk"}, "trunk"),
+        ({"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "acme/digits", "GITHUB_EVENT_NAME": "push"}, "trunk"),
+        ({"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "acme/digits", "GITHUB_EVENT_PATH": "gone.json"}, "main"),
+    ],
+)
+def test_default_branch__in_ci__is_what_the_ci_says(environ: dict[str, str], said: str, tools: Tools) -> None:
+    event = tools.cwd / "event.json"
+    event.write_text('{"repository": {"default_branch": "trunk"}}')
+    found = Tools(cwd=tools.cwd, environ={**tools.environ, "GITHUB_EVENT_PATH": str(event), **environ})
+
+    assert found.default_branch == said
