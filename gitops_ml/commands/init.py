@@ -67,7 +67,7 @@ ledger: {branch: gitops-ml/reports, remote: origin}
 
 
 def _branch(tools: Tools) -> str | None:
-    """Return the branch that changes are compared with; None: it is `main`, as a spec has it by itself."""
+    """Return the default branch for the spec to name; None: it is `main`, which is meant wherever nothing tells it."""
     known = tools.default_branch
     return known if known != "main" and re.fullmatch(_PLAIN_BRANCH, known) else None
 

@@ -10,6 +10,7 @@ import pytest
 from gitops_ml.commands.validate import WorkTree
 from gitops_ml.main import main
 from gitops_ml.tools import Tools
+from tests.fakes.repositories import ENVIRON, git, make_repository
 
 TOP = Path(__file__).parents[3]
 SPEC = "version: 1\nname: {}\nrun: 'true'\nmetrics: {{read: [m.json], track: [{{name: a}}]}}\n"
@@ -123,11 +124,6 @@ def test_validate__in_github_actions__annotates_unless_told_otherwise(repository
     assert validate(repository, "--format", "text", environ=actions)[1].startswith("experiments/a.yaml:1:1: ")
 
 
-def git(folder: Path, *words: str) -> None:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, timeout=60)
-
-
 def test_validate__at_a_commit__judges_its_files_not_those_on_disk(repository):
     (repository / ".git").rmdir()
     git(repository, "init", "--quiet", "--initial-branch=main")
@@ -223,3 +219,73 @@ def test_validate__spec_is_a_symbolic_link__neither_followed_nor_quoted(reposito
     assert code == 1
     assert "experiments/x.yaml:1:1: a spec is a file of its own, not a symbolic link" in out
     assert "root" not in out
+
+
+COMMIT = "0" * 40
+PIN = "sha256:" + "0" * 64
+REMOTE = f"""\
+data:
+- {{name: a, uri: "s3://bucket/a.csv", version: "{PIN}", role: train}}
+- {{name: b, uri: "https://data.example.org/b.csv", version: "{PIN}", role: train}}
+- {{name: c, uri: "hf://datasets/acme/c/c.csv", version: "{COMMIT}", role: eval}}
+backend: aws-ec2
+resources: {{gpu: {{type: L4}}}}
+budget: {{max_cost: 1 USD, max_duration: 1h}}
+environment: {{image: "ghcr.io/acme/train@{PIN}"}}
+sed: 1
+"""
+NO_NETWORK = ("unshare", "--map-root-user", "--net")
+
+
+def can_leave_the_network() -> bool:
+    try:
+        return subprocess.run([*NO_NETWORK, "true"], capture_output=True, timeout=60, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not can_leave_the_network(), reason="needs `unshare --map-root-user --net`, which is Linux's")
+@pytest.mark.parametrize("words", [(), ("--at", "HEAD")], ids=["work tree", "commit"])
+def test_validate__without_any_network__finds_the_same(words, tmp_path):
+    folder = make_repository(tmp_path / "r", {"experiment.yaml": SPEC.format("a") + REMOTE})
+    git(folder, "remote", "add", "origin", "https://git.example.org/acme/a.git")
+    (folder / "gitops-ml.yaml").write_text("storage: s3://bucket/prefix\n")
+    code, out, err = validate(folder, *words, environ=ENVIRON)
+
+    done = subprocess.run(
+        [*NO_NETWORK, sys.executable, "-m", "gitops_ml", "validate", *words],
+        cwd=folder,
+        env={**ENVIRON, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert out.startswith("experiment.yaml:13:1: unknown key `sed`; did you mean `seeds`? [unknown-key]\n1 spec"), out
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err) == (1, out, "")
+
+
+def test_validate__work_tree__asks_no_host_and_starts_no_process(repository):
+    (repository / "experiments" / "a.yaml").write_text(SPEC.format("a") + REMOTE)
+    program = (
+        "import sys; from gitops_ml.main import entry_point\n"
+        "def hook(event, args):\n"
+        "    if event.startswith(('socket.', 'subprocess.', 'os.exec', 'os.posix_spawn', 'os.fork')):\n"
+        "        print(event)\n"
+        "sys.addaudithook(hook)\n"
+        "entry_point()"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, "validate"],
+        cwd=repository,
+        env={"PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (*validate(repository)[:2], "")
+    assert "[unknown-key]" in done.stdout
