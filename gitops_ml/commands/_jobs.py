@@ -1,5 +1,8 @@
-"""Jobs as ``status``, ``logs`` and ``cancel`` name them: by a key's beginning or an experiment's name."""
+"""Backends as ``gc`` and ``doctor`` name them, and jobs as ``status``, ``logs`` and ``cancel`` do: by a key's beginning
+or an experiment's name.
+"""
 
+import argparse
 from collections.abc import Sequence
 
 from gitops_ml.backends.base import Backend, Job, JobStatus
@@ -36,6 +39,19 @@ def known_jobs(tools: Tools) -> Sequence[Known]:
 def backend_names(tools: Tools) -> Sequence[str]:
     """Return the backends that this repository uses."""
     return list(dict.fromkeys(["local", tools.project.backend, *tools.project.backends]))
+
+
+def add_look_arguments(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Add the options of a command that looks at backends; ``default``: which, in words."""
+    parser.add_argument(
+        "--backend",
+        dest="backends",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"look at this one; repeatable (default: {default})",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
 
 
 def named(words: Sequence[str], jobs: Sequence[Known]) -> Sequence[Known]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gitops_ml import ci, wording
 from gitops_ml.commands import _ci_identity as identity
+from gitops_ml.commands._jobs import add_look_arguments
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.tools import Tools
@@ -24,15 +25,7 @@ _MARKS = {True: "ok", False: "MEND", None: "?"}
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--forge", metavar="NAME", help="github, gitlab or local (default: the CI's, else local)")
-    parser.add_argument(
-        "--backend",
-        dest="backends",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="look at this one; repeatable (default: those that gitops-ml.yaml names)",
-    )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
+    add_look_arguments(parser, default="those that gitops-ml.yaml names")
 
 
 def run(args: argparse.Namespace, tools: Tools) -> int:

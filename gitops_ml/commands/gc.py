@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from gitops_ml import wording
 from gitops_ml.backends.base import Leftover
+from gitops_ml.commands._jobs import add_look_arguments, backend_names
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.tools import Tools
 
@@ -17,15 +18,7 @@ from gitops_ml.tools import Tools
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("--end", action="store_true", help="end what is found; without it, it is only shown")
-    parser.add_argument(
-        "--backend",
-        dest="backends",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="look at this one; repeatable (default: `local` and those that gitops-ml.yaml names)",
-    )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
+    add_look_arguments(parser, default="`local` and those that gitops-ml.yaml names")
 
 
 def run(args: argparse.Namespace, tools: Tools) -> int:
@@ -54,10 +47,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
 
 def leftovers_of(names: Sequence[str], tools: Tools) -> list[Leftover]:
     """Return what outlived its deadline, oldest first; no names: of all backends that the project uses."""
-    project = tools.project
-    used = dict.fromkeys(names or ["local", project.backend, *project.backends])
     now = tools.now()
-    found = [one for name in used for one in tools.backend(name).leftovers(now)]
+    found = [one for name in dict.fromkeys(names or backend_names(tools)) for one in tools.backend(name).leftovers(now)]
     return sorted(found, key=lambda one: (one.since, one.kind, one.identity))
 
 
