@@ -23,7 +23,7 @@ QUIET = [
 ]
 LIMIT_S = 300
 MAX_BYTES = 200_000
-COMMENT = (880, 760)
+COMMENT = (880, 700)
 """As wide as a forge shows a comment."""
 REPORT = (1180, 898)
 

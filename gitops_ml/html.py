@@ -326,7 +326,9 @@ def _table(
     sortable: bool = True,
 ) -> str:
     """Return a table of cells that are HTML already; ``keys`` are the numbers to sort by where the text has a unit."""
+    rows = [*rows]
     align: Callable[[int], str] = lambda column: " class=n" if column in numeric else ""  # noqa: E731
+    sortable = sortable and len(rows) > 1
     if sortable:
         heads = "".join(f'<th scope="col"{align(i)}><button>{_text(h)}</button></th>' for i, h in enumerate(header))
     else:
@@ -342,7 +344,7 @@ def _table(
             order += f' data-h="{html.escape(header[column])}"' if cards else ""
             cells.append(f"<td{align(column)}{order}>{cell}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    kind = "scroll cards" if cards else "scroll"
+    kind = ("scroll cards" if sortable else "scroll cards unsorted") if cards else "scroll"
     return (
         f'<div class="{kind}" tabindex=0 role=region aria-label="{html.escape(caption)}"><table>'
         f"<caption>{_text(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
@@ -405,7 +407,9 @@ sub{line-height:1.4;color:var(--quiet);vertical-align:baseline;font-size:.85em}
 @media (max-width:68rem){th,td{padding:.35rem .45rem}tbody th{min-width:6rem}td:last-child{min-width:7rem}}
 @media (max-width:40rem){th,td{padding:.3rem .5rem}tbody th{min-width:7.5rem}
 .cards thead tr{display:flex;flex-wrap:wrap;border-top:1px solid var(--line)}
+.cards thead tr::before{content:"sort by";color:var(--quiet);padding:.1rem .5rem;font-size:.85em}
 .cards thead th{border:0;padding:.1rem .5rem;font-size:.85em}
+.cards.unsorted thead tr{display:none}
 .cards table,.cards thead,.cards tbody,.cards caption,.cards tbody tr,.cards tbody th,.cards tbody td{display:block}
 .cards tbody tr{border-top:1px solid var(--line);padding:.4rem .2rem}
 .cards tbody th{border:0;font-weight:600;min-width:0}

@@ -117,7 +117,9 @@ def _pictures(experiment: ExperimentComparison, matrices: Sequence[Matrix]) -> I
     costs = [cost for cost in (experiment.base_cost, experiment.head_cost) if cost is not None]
     spent = any(cost.duration_s or cost.cost_usd for cost in costs)
     if (spent and len(costs) > 1) or experiment.head_cost.cost_usd:
-        yield _picture("cost", "training time and cost of both sides", lambda: cost_bars(experiment))
+        what = "training time and cost" if any(cost.cost_usd for cost in costs) else "training time"
+        whose = "both sides" if len(costs) > 1 else "this change"
+        yield _picture("cost", f"{what} of {whose}", lambda: cost_bars(experiment))
 
 
 def _curves_wanted(experiment: ExperimentComparison) -> Iterator[tuple[Curves, str, Curves | None, str]]:
@@ -380,7 +382,10 @@ def cost_bars(experiment: ExperimentComparison) -> "Figure":
             value = getattr(cost, field)
             colour = HEAD_COLOUR if name == "this change" else BASE_COLOUR
             axes.barh([index], [value], height=0.62, color=colour)
-            axes.annotate(f" {show(value)}", (value, index), va="center", fontsize=9)
+            # Not a leading space: browsers drop it, and the number would touch the bar.
+            axes.annotate(
+                show(value), (value, index), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+            )
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.set_xlabel(label)
         axes.margins(x=0.34)

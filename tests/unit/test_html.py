@@ -76,6 +76,15 @@ def test_page__hostile_name__is_escaped():
     assert outline.outside == []
 
 
+def test_page__table_of_one_row__has_nothing_to_sort_by():
+    one, two = (
+        reports.page(fakes.comparison(fakes.experiment("a", tuple(fakes.metric(n, (1.0,), (2.0,)) for n in names))))
+        for names in ("x", "xy")
+    )
+
+    assert (one.count("<button>metric</button>"), two.count("<button>metric</button>")) == (0, 1)
+
+
 def test_page__same_comparison__same_bytes(page):
     assert reports.page(compared()) == page
 
