@@ -215,7 +215,8 @@ def test_tags__are_there_at_birth_on_all_that_is_made(cloud, checkout):
     assert checkout.run("run", "--detach").code == 0
 
     (machine,) = cloud.instances()
-    wanted = {"gitops-ml:repo", "gitops-ml:key", "gitops-ml:attempt", "gitops-ml:expires-at", "gitops-ml:owner"}
+    names = ("repo", "key", "attempt", "expires-at", "owner", "storage")
+    wanted = {f"gitops-ml:{name}" for name in names}
     made = machine.parameters["TagSpecifications"]
     assert {each["ResourceType"] for each in made} == {
         "instance",

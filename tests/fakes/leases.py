@@ -28,6 +28,7 @@ TERMS = Terms(
     bounded_by="budget.max_duration",
     worst_usd=Decimal("2.08"),
     place="here",
+    storage="5707a9e5",
 )
 
 

@@ -51,7 +51,7 @@ from gitops_ml.backends.aws_ec2 import prices
 from gitops_ml.backends.aws_ec2.cloud import Cloud
 from gitops_ml.backends.aws_ec2.journal import Journal, Turn, asking_of, lines
 from gitops_ml.backends.aws_ec2.launching import Launcher, NoMachineError
-from gitops_ml.backends.aws_ec2.leases import terms_of
+from gitops_ml.backends.aws_ec2.leases import storage_digest, terms_of
 from gitops_ml.backends.aws_ec2.leftovers import leftovers
 from gitops_ml.backends.aws_ec2.permissions import Places
 from gitops_ml.backends.aws_ec2.preparing import Preparer
@@ -245,7 +245,9 @@ class AwsEc2Backend:
         """Find machines, disks, interfaces, requests and objects that outlived what they are for."""
         right = now + timedelta(seconds=aws.clock_offset_s())
         regions = {self._cloud.region, *self._settings.regions}
-        yield from leftovers(self._cloud_in, regions, self._journal, self._context.repository, self.jobs(), right)
+        context = self._context
+        storage = storage_digest(context.storage_uri or "")
+        yield from leftovers(self._cloud_in, regions, self._journal, context.repository, storage, self.jobs(), right)
 
     @property
     def _cloud(self) -> Cloud:

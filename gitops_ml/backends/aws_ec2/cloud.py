@@ -16,7 +16,7 @@ from gitops_ml.backends.aws_ec2 import permissions
 from gitops_ml.backends.aws_ec2.candidates import Market, Price, Zones
 from gitops_ml.backends.aws_ec2.failures import QUOTAS, Scope, advice, scope_of
 from gitops_ml.backends.aws_ec2.leases import Image
-from gitops_ml.backends.aws_ec2.requests import TAG_ATTEMPT, TAG_KEY, tag_filter, tags_of
+from gitops_ml.backends.aws_ec2.requests import TAG_ATTEMPT, TAG_EXPIRES, TAG_KEY, TAG_STORAGE, tag_filter, tags_of
 from gitops_ml.backends.aws_ec2.verdicts import Instance
 from gitops_ml.errors import ServiceError, UserError
 from gitops_ml.values import dataclass
@@ -425,7 +425,8 @@ def _instance(row: Mapping[str, Any]) -> Instance:
         ended_at=_moment_in(said),
         key=tags.get(TAG_KEY, ""),
         attempt=int(attempt) if attempt.isdecimal() and len(attempt) < 6 else 0,
-        expires=tags.get("gitops-ml:expires-at", ""),
+        expires=tags.get(TAG_EXPIRES, ""),
+        storage=tags.get(TAG_STORAGE, ""),
     )
 
 

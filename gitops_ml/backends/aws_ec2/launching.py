@@ -172,7 +172,7 @@ class Launcher:
     def _found(self, lease: Lease) -> str | None:
         """Return the attempt's machine, found by its tags."""
         for one in self._cloud.instances(lease.repository, [lease.key]):
-            if one.key == lease.key and one.attempt == lease.number and one.live:
+            if one.is_of(lease) and one.attempt == lease.number and one.live:
                 return one.id
         return None
 

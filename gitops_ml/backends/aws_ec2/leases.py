@@ -1,6 +1,7 @@
 """The lease of an attempt: made once from the trial and what the cloud offers; all that follows reads it. Pure."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -45,6 +46,8 @@ class Terms:
     """What all attempts of the trial may cost together; None: not known."""
     place: str
     """Which checkout on which host created it: a process there can tell whether the creator still lives."""
+    storage: str = ""
+    """Digest of the storage's address, see ``storage_digest``; empty: made by a version that did not note it."""
 
 
 def lease_for(
@@ -78,7 +81,10 @@ def lease_for(
         secrets=secrets,
         asked={} if asked is None else dataclasses.asdict(asked),
         cloud={
-            **{field: getattr(terms, field) for field in ("region", "disk_gib", "profile", "bounded_by", "place")},
+            **{
+                field: getattr(terms, field)
+                for field in ("region", "disk_gib", "profile", "bounded_by", "place", "storage")
+            },
             "worst_usd": None if terms.worst_usd is None else str(terms.worst_usd),
             "image": dataclasses.asdict(terms.image),
             "security_groups": list(terms.security_groups),
@@ -100,6 +106,7 @@ def terms_of(lease: Lease) -> Terms:
         bounded_by=cloud["bounded_by"],
         worst_usd=None if cloud["worst_usd"] is None else Decimal(cloud["worst_usd"]),
         place=cloud["place"],
+        storage=cloud.get("storage", ""),
     )
 
 
@@ -109,6 +116,12 @@ def asked_of(lease: Lease) -> Asked | None:
     if not isinstance(head, str):
         return None
     return Asked(head=head, change=change if isinstance(change, int) and not isinstance(change, bool) else None)
+
+
+def storage_digest(uri: str) -> str:
+    """Return what tells a storage's machines from those of another one, however its address is written."""
+    place = uri.partition("?")[0].rstrip("/")
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 def secret_name(repository: str, name: str) -> str:

@@ -23,16 +23,21 @@ def leftovers(
     regions: Iterable[str],
     journal: Journal,
     repository: str,
+    storage: str,
     jobs: Sequence[Job],
     now: datetime,
 ) -> Iterator[Leftover]:
-    """Find what outlived what it is for, in these regions and in those where a known job may have a machine."""
+    """Find what outlived what it is for, in these regions and in those where a known job may have a machine.
+
+    What is past its time is found by the repository's tag alone: it may belong to a storage that is used no more, or
+    come from a version that did not name one. Whether work is over earlier can be told of ``storage`` alone.
+    """
     moment = now.timestamp()
     leases = dict(zip((job.key for job in jobs), each(lambda job: journal.newest(job.key), jobs), strict=True))
     used = {terms_of(lease).region for lease in leases.values() if lease is not None}
     live: set[str] = set()
     for region in sorted({*regions, *used}):
-        yield from _in_region(cloud_in(region), journal, repository, moment, live)
+        yield from _in_region(cloud_in(region), journal, repository, storage, moment, live)
     for job in jobs:
         lease = leases[job.key]
         until = lease.expires_at if lease is not None else job.submitted_at.timestamp()
@@ -46,15 +51,19 @@ def leftovers(
             )
 
 
-def _in_region(cloud: Cloud, journal: Journal, repository: str, moment: float, live: set[str]) -> Iterator[Leftover]:
+def _in_region(
+    cloud: Cloud, journal: Journal, repository: str, storage: str, moment: float, live: set[str]
+) -> Iterator[Leftover]:
     """Find machines, disks, interfaces and requests; the keys of all machines that live go into ``live``."""
     now = datetime.fromtimestamp(moment, UTC)
     for one in cloud.instances(repository):
         if not one.live:
             continue
-        live.add(one.key)
+        ours = one.storage in ("", storage)
+        if ours:
+            live.add(one.key)
         since = _expired(one.expires, one.launched_at, moment)
-        if since is not None or _is_over(journal, one, moment):
+        if since is not None or (ours and _is_over(journal, one, moment)):
             yield Leftover(
                 kind="machine",
                 identity=f"{one.id} ({one.instance_type} in {one.zone}, {one.state})",
@@ -80,7 +89,7 @@ def _is_over(journal: Journal, one: Instance, now: float) -> bool:
         return False
     lease = journal.lease(one.key, one.attempt)
     if lease is None:
-        return False  # of another storage's jobs perhaps; past its time it is found by its tag
+        return False  # without the tag it may be of another storage's jobs; past its time it is found
     name = journal.name
     return any(journal.get(name(lease, part)) for part in ("result.json", "cancel.json", "ending.json"))
 

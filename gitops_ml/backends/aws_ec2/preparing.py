@@ -15,7 +15,7 @@ from gitops_ml.backends.aws_ec2.candidates import Candidate, Market, candidates,
 from gitops_ml.backends.aws_ec2.cloud import Cloud
 from gitops_ml.backends.aws_ec2.endings import Ending
 from gitops_ml.backends.aws_ec2.journal import Journal
-from gitops_ml.backends.aws_ec2.leases import Terms, lease_for, secret_name
+from gitops_ml.backends.aws_ec2.leases import Terms, lease_for, secret_name, storage_digest
 from gitops_ml.backends.aws_ec2.settings import DEFAULT_IMAGE, Settings
 from gitops_ml.backends.base import Bundle, Context
 from gitops_ml.datasets import CREDENTIALS
@@ -99,6 +99,7 @@ class Preparer:
             bounded_by=limit.by,
             worst_usd=None if hourly is None else money.worst_usd(limit, hourly),
             place=self._place,
+            storage=storage_digest(self._context.storage_uri or ""),
         )
         agent = archive.built()
         if agent.digest not in self._uploaded:

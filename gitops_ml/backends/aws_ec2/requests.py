@@ -16,17 +16,21 @@ TAG_KEY = "gitops-ml:key"
 TAG_ATTEMPT = "gitops-ml:attempt"
 TAG_EXPIRES = "gitops-ml:expires-at"
 TAG_OWNER = "gitops-ml:owner"
+TAG_STORAGE = "gitops-ml:storage"
 USER_DATA_BYTES = 16_384
 """What EC2 takes, before encoding."""
 
 
-def client_token(key: str, number: int, candidate: Candidate) -> str:
+def client_token(lease: Lease, candidate: Candidate) -> str:
     """Return the token under which EC2 starts one machine, however often it is asked.
 
-    It holds the attempt, since a token whose machine is gone is spent, and the candidate, since another request under
-    the same token is refused, or in another zone starts a second machine.
+    It holds the attempt, since a token whose machine is gone is spent, the candidate, since another request under the
+    same token is refused, or in another zone starts a second machine, and the storage, since in another one the same
+    attempt is another.
     """
-    parts = (key, str(number), candidate.market.value, candidate.instance_type, candidate.subnet)
+    parts = [lease.key, str(lease.number), candidate.market.value, candidate.instance_type, candidate.subnet]
+    if storage := terms_of(lease).storage:
+        parts.append(storage)
     digest = hashlib.sha256("\n".join(parts).encode()).digest()
     return base64.b32encode(digest).decode().rstrip("=").lower()
 
@@ -41,7 +45,7 @@ def run_instances(lease: Lease, candidate: Candidate, user_data: str) -> dict[st
         "InstanceType": candidate.instance_type,
         "MinCount": 1,
         "MaxCount": 1,
-        "ClientToken": client_token(lease.key, lease.number, candidate),
+        "ClientToken": client_token(lease, candidate),
         "SubnetId": candidate.subnet,
         "UserData": user_data,
         "InstanceInitiatedShutdownBehavior": "terminate",
@@ -83,6 +87,8 @@ def tags(lease: Lease) -> list[dict[str, str]]:
         TAG_EXPIRES: expires,
         TAG_OWNER: lease.owner,
     }
+    if storage := terms_of(lease).storage:
+        values[TAG_STORAGE] = storage
     return [{"Key": key, "Value": _tag_value(value)} for key, value in values.items()]
 
 

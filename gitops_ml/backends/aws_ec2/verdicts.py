@@ -40,11 +40,17 @@ class Instance:
     attempt: int
     expires: str = ""
     """The tag that says until when it may live, as it stands there."""
+    storage: str = ""
+    """The tag that says in which storage its attempt is, see ``storage_digest``; empty: it carries none."""
 
     @property
     def live(self) -> bool:
         """It costs money, or may again."""
         return self.state in ("pending", "running", "stopping", "stopped")
+
+    def is_of(self, lease: Lease) -> bool:
+        """Say whether it is a machine of the lease's trial: in another storage the same key is another's."""
+        return self.key == lease.key and self.storage == terms_of(lease).storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

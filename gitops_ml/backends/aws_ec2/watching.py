@@ -98,7 +98,9 @@ class Watcher:
                 status = earlier.status if earlier is not None else None
             return None if status is None else dataclasses.replace(status, asked=asked_of(lease))
         ours = [one for one in machines if one.attempt == lease.number]
-        instance = next((one for one in ours if one.live), ours[-1] if ours else None)
+        # Of several the one that we know stays, else the first: EC2 tells their times in whole seconds.
+        known = [one for one in ours if one.id == watched.instance]
+        instance = next((one for one in (*known, *ours) if one.live), ours[-1] if ours else None)
         for other in machines:
             # Somebody else may have seen this attempt's end, and be at the next one already.
             if other.live and other is not instance and other.attempt <= lease.number:
@@ -208,13 +210,14 @@ class Watcher:
 
     def machines(self, leases: Iterable[Lease]) -> dict[str, list[Instance]]:
         """Return the machines of these trials by key, each looked for where its lease asks for it."""
-        by_region: dict[str, list[str]] = {}
+        by_region: dict[str, dict[str, Lease]] = {}
         for lease in leases:
-            by_region.setdefault(terms_of(lease).region, []).append(lease.key)
+            by_region.setdefault(terms_of(lease).region, {})[lease.key] = lease
         found: dict[str, list[Instance]] = {}
-        for region, keys in by_region.items():
-            for one in self._cloud_in(region).instances(self._repository, keys):
-                found.setdefault(one.key, []).append(one)
+        for region, of in by_region.items():
+            for one in self._cloud_in(region).instances(self._repository, list(of)):
+                if one.key in of and one.is_of(of[one.key]):
+                    found.setdefault(one.key, []).append(one)
         return found
 
     def _cloud(self, lease: Lease) -> Cloud:

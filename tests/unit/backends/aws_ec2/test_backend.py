@@ -33,13 +33,14 @@ class Killed(BaseException):
 class Place:
     """A checkout from which jobs are submitted; its clock can be put forward."""
 
-    def __init__(self, cloud, folder, **settings):
+    def __init__(self, cloud, folder, prefix="digits", **settings):
         self.cloud = cloud
         self.folder = folder
         self.settings = settings
         self.later_s = 0.0
         self.waits = []
-        self.storage = opened(f"s3://{cloud.bucket}/digits", folder, cloud.environ)
+        self.uri = f"s3://{cloud.bucket}/{prefix}"
+        self.storage = opened(self.uri, folder, cloud.environ)
         self.backend = self.connect()
 
     def connect(self, storage=None):
@@ -49,7 +50,7 @@ class Place:
             environ={**self.cloud.environ, "USER": "ada"},
             now=self.now,
             repository="acme/digits",
-            storage_uri=f"s3://{self.cloud.bucket}/digits",
+            storage_uri=self.uri,
             storage=lambda: storage or self.storage,
         )
         return AwsEc2Backend(context, wait=self.waits.append, clock=lambda: self.now().timestamp(), jitter=lambda: 1.0)
@@ -535,6 +536,65 @@ def test_leftovers__past_their_time__are_found_and_ended_one_by_one(here, cloud)
     assert [len(call.parameters["InstanceIds"]) for call in cloud.calls[before:]] == [1, 1]
     assert [one.tags for one in cloud.live()] == [{}]  # what carries no name of ours is nobody's business
     assert list(here.backend.leftovers(here.now())) == []
+
+
+def test_storages__two_that_train_one_key_at_once__know_their_own_machines_alone(here, cloud, tmp_path):
+    of = trial(resources=L4, budget=HOUR)
+    there = Place(cloud, tmp_path / "there", "elsewhere", **ONE)
+    here.submit(of)
+    cloud.fault("RunInstances", kind="reset", when="after", times=1)
+
+    there.submit(of)
+
+    first, second = cloud.live()
+    assert first.tags["gitops-ml:storage"] != second.tags["gitops-ml:storage"]
+    assert here.status(of).usage.instance_id == first.identity
+    assert there.status(of).usage.instance_id == second.identity
+    assert len(cloud.live()) == 2
+    # Neither work that is over nor the wish to end it says anything of the other's.
+    here.leave(of, 1, "result.json", {"outcome": "succeeded"})
+    here.later_s = there.later_s = 1000
+    assert list(there.backend.leftovers(there.now())) == []
+    (left,) = here.backend.leftovers(here.now())
+    left.end()
+    here.connect().cancel(of.key)
+    assert [one.identity for one in cloud.live()] == [second.identity]
+    there.connect().cancel(of.key)
+    assert cloud.live() == []
+
+
+def test_leftovers__past_their_time_in_another_storage_or_of_none__are_found_too(here, cloud, tmp_path):
+    of = trial(resources=L4, budget=Budget(max_duration_s=60, max_wait_s=60))
+    here.submit(of)
+    here.submit(trial(resources=L4, budget=Budget(max_duration_s=60, max_wait_s=60), seed=2))
+    second = cloud.live()[1]
+    # As an earlier version has left it.
+    cloud.client("ec2").delete_tags(Resources=[second.identity], Tags=[{"Key": "gitops-ml:storage"}])
+    there = Place(cloud, tmp_path / "there", "elsewhere", **ONE)
+    there.later_s = 2000
+
+    found = list(there.backend.leftovers(there.now()))
+    for one in found:
+        one.end()
+
+    assert [one.kind for one in found] == ["machine", "machine"]
+    assert cloud.live() == []
+
+
+def test_attempt__of_a_version_that_noted_no_storage__is_attached_to(here, cloud):
+    of = trial(resources=L4, budget=HOUR)
+    here.submit(of)
+    (machine,) = cloud.live()
+    lease = json.loads(here.storage.get(f"jobs/{of.key}/1/lease.json"))
+    del lease["cloud"]["storage"]
+    here.leave(of, 1, "lease.json", lease)
+    cloud.client("ec2").delete_tags(Resources=[machine.identity], Tags=[{"Key": "gitops-ml:storage"}])
+
+    status = here.submit(of, here.connect())
+    here.connect().cancel(of.key)
+
+    assert (status.state, status.usage.instance_id) == (JobState.STARTING, machine.identity)
+    assert cloud.live() == []
 
 
 def test_leftovers__disk_and_objects__are_found_when_they_are_old(here, cloud):

@@ -1,10 +1,13 @@
 """Lease and candidate -> the request: complete, tagged at birth, and the same every time."""
 
+import base64
 import dataclasses
+import hashlib
 import json
+import re
 
 from gitops_ml.agent.objects import lease_from, to_json
-from gitops_ml.backends.aws_ec2.leases import dearest, secret_name, terms_of
+from gitops_ml.backends.aws_ec2.leases import dearest, secret_name, storage_digest, terms_of
 from gitops_ml.backends.aws_ec2.requests import client_token, run_instances, tag_filter, tags_of
 from tests.fakes.leases import G6, NOW, SPOT, TERMS, lease
 
@@ -19,13 +22,14 @@ def test_request__spot__is_whole():
         {"Key": "gitops-ml:attempt", "Value": "1"},
         {"Key": "gitops-ml:expires-at", "Value": "2027-01-15T11:30:00Z"},
         {"Key": "gitops-ml:owner", "Value": "ada at box"},
+        {"Key": "gitops-ml:storage", "Value": "5707a9e5"},
     ]
     assert run_instances(one, SPOT, "#!/bin/sh\n") == {
         "ImageId": "ami-1",
         "InstanceType": "g6.xlarge",
         "MinCount": 1,
         "MaxCount": 1,
-        "ClientToken": client_token(one.key, 1, SPOT),
+        "ClientToken": client_token(one, SPOT),
         "SubnetId": "subnet-a",
         "SecurityGroupIds": ["sg-1"],
         "UserData": "#!/bin/sh\n",
@@ -76,12 +80,34 @@ def test_request__profile_by_arn__is_named_so():
 
 def test_token__every_part__makes_another():
     changes = ({"market": G6.market}, {"instance_type": "g5.xlarge"}, {"subnet": "subnet-b"})
-    tokens = [client_token("k", 1, SPOT), client_token("k", 2, SPOT), client_token("other", 1, SPOT)]
-    tokens += [client_token("k", 1, dataclasses.replace(SPOT, **change)) for change in changes]
+    elsewhere = dataclasses.replace(TERMS, storage="e15e")
+    leases = [lease(), lease(2), lease(key="0" * 64), lease(terms=elsewhere)]
+    tokens = [client_token(one, SPOT) for one in leases]
+    tokens += [client_token(lease(), dataclasses.replace(SPOT, **change)) for change in changes]
 
     assert len(set(tokens)) == len(tokens)
-    assert client_token("k", 1, SPOT) == tokens[0]
+    assert client_token(lease(), SPOT) == tokens[0]
     assert all(token.isascii() and token.isalnum() and len(token) <= 64 for token in tokens)
+
+
+def test_request__of_a_lease_that_names_no_storage__is_what_it_was_then():
+    one = lease()
+    old = dataclasses.replace(one, cloud={name: value for name, value in one.cloud.items() if name != "storage"})
+
+    request = run_instances(old, SPOT, "")
+
+    parts = (one.key, "1", "spot", "g6.xlarge", "subnet-a")
+    digest = hashlib.sha256("\n".join(parts).encode()).digest()
+    assert request["ClientToken"] == base64.b32encode(digest).decode().rstrip("=").lower()
+    assert "gitops-ml:storage" not in tags_of(request["TagSpecifications"][0])
+
+
+def test_storage_digest__other_spelling__is_the_same():
+    one = storage_digest("s3://bucket/acme/digits")
+
+    assert one == storage_digest("s3://bucket/acme/digits/?owner=123456789012")
+    assert len({one, storage_digest("s3://bucket/acme"), storage_digest("s3://other/acme/digits")}) == 3
+    assert re.fullmatch("[0-9a-f]{16}", one)
 
 
 def test_tags__hostile_owner__becomes_a_value_that_ec2_takes():
