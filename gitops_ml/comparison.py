@@ -13,7 +13,7 @@ from datetime import date
 from gitops_ml.acceptance import Acknowledgement
 from gitops_ml.checkpoints import paired_sentence
 from gitops_ml.planning import Action, ExperimentPlan, Plan, PlannedTrial, Relation, Trial, differences
-from gitops_ml.records import Attempt, BaselineChoice, Hardware, Predictions, Problem, Record, Series, Version
+from gitops_ml.records import Attempt, BaselineChoice, Hardware, Predictions, Problem, Record, Series, Usage, Version
 from gitops_ml.spec import CompareRule, Experiment, Gate, Goal, Plot, Role, Track, Value, ranked
 from gitops_ml.stats import Noise
 from gitops_ml.summaries import Metrics, Unusable, summary_value
@@ -29,6 +29,7 @@ __all__ = [
     "GateResult",
     "MetricComparison",
     "PointComparison",
+    "Rented",
     "Sample",
     "Side",
     "TrialSummary",
@@ -37,6 +38,17 @@ __all__ = [
     "ranking",
     "winner",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rented:
+    """The rented machine of one attempt."""
+
+    key: str
+    number: int
+    """The attempt's."""
+    cost_usd: float
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +67,13 @@ class TrialSummary:
     ignored: tuple[str, ...] = ()
     repeats: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     """Earlier repeats' values by metric, oldest first."""
+    earlier: tuple[Rented, ...] = ()
+    """Machines of the attempts before ``attempt``, oldest first."""
+
+    @property
+    def rented(self) -> tuple[Rented, ...]:
+        """The machines of all attempts, oldest first."""
+        return (*self.earlier, *_rented([self.attempt] if self.attempt is not None else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -594,10 +613,10 @@ def _series(name: str, runs: Sequence[_Run]) -> dict[int, Series]:
 
 def _trial(run: _Run, tracks: Sequence[Track]) -> TrialSummary:
     record = run.record
-    earlier: dict[str, tuple[float, ...]] = {}
+    repeats: dict[str, tuple[float, ...]] = {}
     for track in tracks if run.earlier else ():
         values = [summary_value(track, metrics, tracks) for _, metrics in run.earlier]
-        earlier[track.name] = tuple(value for value in values if not isinstance(value, Unusable))
+        repeats[track.name] = tuple(value for value in values if not isinstance(value, Unusable))
     return TrialSummary(
         key=run.trial.key,
         seed=run.trial.seed,
@@ -608,7 +627,16 @@ def _trial(run: _Run, tracks: Sequence[Track]) -> TrialSummary:
         reused=run.planned.action is Action.REUSE,
         problems=record.problems if record is not None else (),
         ignored=record.ignored if record is not None else (),
-        repeats=earlier,
+        repeats=repeats,
+        earlier=_rented(run.failed if record is not None else run.failed[:-1]),
+    )
+
+
+def _rented(attempts: Sequence[Attempt]) -> tuple[Rented, ...]:
+    return tuple(
+        Rented(key=one.key, number=one.number, cost_usd=one.cost_usd, usage=one.usage)
+        for one in attempts
+        if one.usage is not None
     )
 
 

@@ -266,10 +266,11 @@ def _trials(experiment: ExperimentComparison) -> Iterator[str]:
         used = wording.used_columns(header, cells)
         table = _table("Trials", [header[i] for i in used], [[row[i] for i in used] for row in shown])
         yield _folded(wording.count(len(rows), "trial"), table)
-    if rented := [[_text(cell) for cell in row] for row in wording.rented_rows(experiment)[:2000]]:
-        used = wording.used_columns(wording.RENTED_HEADER, rented)
+    if rented := wording.rented_rows(experiment):
+        cells = [[_text(cell) for cell in row] for row in rented[:2000]]
+        used = wording.used_columns(wording.RENTED_HEADER, cells)
         heads = [wording.RENTED_HEADER[i] for i in used]
-        table = _table("Rented machines", heads, [[row[i] for i in used] for row in rented], sortable=False)
+        table = _table("Rented machines", heads, [[row[i] for i in used] for row in cells], sortable=False)
         yield _folded(wording.count(len(rented), "rented machine"), table)
     for trial in wording.trials(experiment, head=True):
         if not trial.recorded and trial.attempt is not None and trial.attempt.log_tail:

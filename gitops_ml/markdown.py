@@ -460,9 +460,12 @@ def _trials(experiment: ExperimentComparison, detail: Detail) -> Iterator[str]:
         if len(rows) > 200:
             body += f"\n\nand {len(rows) - 200} more"
         yield details(wording.count(len(rows), "trial"), body)
-    if rented := [[prose(cell) for cell in row] for row in wording.rented_rows(experiment)[:200]]:
-        used = wording.used_columns(wording.RENTED_HEADER, rented)
-        body = table([wording.RENTED_HEADER[i] for i in used], ([row[i] for i in used] for row in rented))
+    if rented := wording.rented_rows(experiment):
+        cells = [[prose(cell) for cell in row] for row in rented[:200]]
+        used = wording.used_columns(wording.RENTED_HEADER, cells)
+        body = table([wording.RENTED_HEADER[i] for i in used], ([row[i] for i in used] for row in cells))
+        if len(rented) > 200:
+            body += f"\n\nand {len(rented) - 200} more"
         yield details(wording.count(len(rented), "rented machine"), body)
     if detail.log_tails:
         for trial in wording.trials(experiment, head=True):

@@ -663,6 +663,9 @@ def machine_names(cost: Cost) -> list[str]:
     )
 
 
+_HEAD, _BASE = "this change", "baseline"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow:
     """One trial as a table shows it; ``point`` is foreign."""
@@ -696,7 +699,7 @@ def trial_rows(experiment: ExperimentComparison) -> list[TrialRow]:
                 outcome += f"{code}: {clean(attempt.reason, 120)}"
             rows.append(
                 TrialRow(
-                    side="this change" if head else "baseline",
+                    side=_HEAD if head else _BASE,
                     point=point_text(trial.point),
                     seed=str(trial.seed) + (f" (repeat {trial.repeat})" if trial.repeat else ""),
                     outcome=outcome,
@@ -709,15 +712,18 @@ def trial_rows(experiment: ExperimentComparison) -> list[TrialRow]:
 
 
 def rented_rows(experiment: ExperimentComparison) -> list[tuple[str, ...]]:
-    """Return the machines that were rented for this change: key, what and where, final state, time, cost, price.
+    """Return every attempt's rented machine: key, what and where, final state, time, cost, price; ours first.
 
     All but the numbers is foreign text.
     """
+    sides = {
+        side: [one for trial in trials(experiment, head=side is _HEAD) if not trial.reused for one in trial.rented]
+        for side in (_HEAD, _BASE)
+    }
+    several = any(one.number > 1 for machines in sides.values() for one in machines)
     rows: list[tuple[str, ...]] = []
-    for trial in trials(experiment, head=True):
-        usage = trial.attempt.usage if trial.attempt is not None else None
-        if usage is None or trial.attempt is None or trial.reused:
-            continue
+    for side, one in ((side, one) for side, machines in sides.items() for one in machines):
+        usage = one.usage
         price = "not known"
         if usage.usd_per_hour is not None:
             origin = ", ".join(part for part in (usage.price_source, usage.price_date) if part)
@@ -725,13 +731,15 @@ def rented_rows(experiment: ExperimentComparison) -> list[tuple[str, ...]]:
         idle = "" if usage.idle_share is None else f"{100 * usage.idle_share:.0f} %"
         rows.append(
             (
-                trial.key[:12],
+                side if sides[_BASE] else "",
+                one.key[:12],
+                str(one.number) if several else "",
                 clean(usage.instance_id or "none", 30),
                 clean(f"{usage.instance_type} {usage.market}", 60),
                 clean(usage.zone, 30),
                 clean(usage.final_state, 20),
                 duration(usage.billed_s),
-                money(trial.attempt.cost_usd),
+                money(one.cost_usd),
                 price,
                 idle,
                 str(len(usage.tries)) if usage.tries else "",
@@ -741,7 +749,9 @@ def rented_rows(experiment: ExperimentComparison) -> list[tuple[str, ...]]:
 
 
 RENTED_HEADER = (
+    "side",
     "key",
+    "attempt",
     "machine",
     "type",
     "zone",

@@ -15,6 +15,7 @@ from gitops_ml.records import (
     Record,
     Scalar,
     Series,
+    Usage,
     Version,
 )
 from gitops_ml.spec import Experiment, Metrics, Track, Value
@@ -91,6 +92,24 @@ def attempt(of: Trial, outcome: Outcome = Outcome.SUCCEEDED, **fields: object) -
         "origin": Origin(kind="ci"),
     }
     return Attempt(**{**defaults, **fields})
+
+
+def usage(**fields: object) -> Usage:
+    defaults: dict[str, object] = {
+        "provider": "aws",
+        "region": "us-east-1",
+        "zone": "us-east-1a",
+        "instance_id": "i-1",
+        "instance_type": "g6.xlarge",
+        "market": "spot",
+        "image": "ami-1",
+        "usd_per_hour": 0.3,
+        "price_source": "catalog",
+        "price_date": "2026-11-01",
+        "billed_s": 60.0,
+        "final_state": "terminated",
+    }
+    return Usage(**{**defaults, **fields})
 
 
 def record(

@@ -309,6 +309,34 @@ def test_compare__costs__count_failed_attempts_and_tell_what_was_spent_now() -> 
     assert before.base_cost.duration_s == 10.0
 
 
+def test_compare__rented_machines__are_known_of_every_attempt() -> None:
+    world = World(SPEC)
+    world.add("base", {"acc": 0.9})
+    trained = world.add("head", {"acc": 0.9})
+    lost = world.add("head", None, 1)
+    taken = [
+        runs.attempt(trained, Outcome.PREEMPTED, number=1, cost_usd=0.25, usage=runs.usage(instance_id="i-1")),
+        runs.attempt(trained, Outcome.LOST, number=2),
+        runs.attempt(trained, Outcome.PREEMPTED, number=3, cost_usd=0.5, usage=runs.usage(instance_id="i-3")),
+    ]
+    world.attempts[trained.key] = taken
+    world.attempts[lost.key] = [
+        runs.attempt(lost, Outcome.LOST, number=n, cost_usd=1.0, usage=runs.usage(instance_id=f"i-{n}0"))
+        for n in (1, 2)
+    ]
+
+    first, second = of(world).points[0].head_trials
+
+    assert [(one.number, one.usage.instance_id, one.cost_usd) for one in first.rented] == [
+        (1, "i-1", 0.25),
+        (3, "i-3", 0.5),
+    ]
+    assert [(one.key, one.number, one.usage.instance_id) for one in second.rented] == [
+        (lost.key, 1, "i-10"),
+        (lost.key, 2, "i-20"),
+    ]
+
+
 def test_compare__changed_parameter_and_package__are_named() -> None:
     world = World(SPEC)
     environment = {"env": {}, "interpreter": {"packages": ["numpy==1.26"]}}

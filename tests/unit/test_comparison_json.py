@@ -49,6 +49,7 @@ def whole() -> Comparison:
                 world.add(side, {"acc": 0.9 - shift + seed * 0.01 + lr / 100}, seed, point={"lr": lr}, more=more)
     world.add("head", {"acc": 0.8}, 0, point={"lr": 0.1}, repeat=1)
     failed = world.add("head", None, 5, point={"lr": 0.03})
+    world.attempts[failed.key].append(runs.attempt(failed, Outcome.PREEMPTED, number=1, usage=runs.usage()))
     world.attempts[failed.key].append(runs.attempt(failed, Outcome.LOST, number=2, hardware=None, log_tail="\x1b[31m"))
     return compare(world.plan(), world.records, world.attempts)
 

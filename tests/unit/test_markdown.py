@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gitops_ml import markdown, reports, wording
-from gitops_ml.comparison import Change, Comparison, GateResult, Verdict
+from gitops_ml.comparison import Change, Comparison, GateResult, Rented, Verdict
 from gitops_ml.records import Usage
 from gitops_ml.spec import Gate, Goal
 from tests.fakes import comparisons as fakes
@@ -503,7 +503,8 @@ def rented():
 def test_rented__machine__stands_there_with_its_end_and_its_price():
     (row,) = wording.rented_rows(rented())
 
-    assert row[1:] == (
+    assert (row[0], row[2]) == ("", "")
+    assert row[3:] == (
         "i-0123<b>",
         "g6.xlarge spot",
         "us-east-1a",
@@ -518,6 +519,42 @@ def test_rented__machine__stands_there_with_its_end_and_its_price():
     assert "1 rented machine" in text
     assert "<b>" not in text
     assert ("cost at most, as planned", wording.NOTHING, "1.50 USD", "") in wording.costs(rented())
+
+
+def test_rented__several_attempts_and_a_baseline_trained_now__are_all_there():
+    plain = fakes.experiment()
+    sides = {}
+    for name in ("head", "base"):
+        key = fakes.key(name, 0, None)
+        before = Rented(key=key, number=1, cost_usd=0.01, usage=dataclasses.replace(USAGE, instance_id=f"i-{name}1"))
+        last = fakes.attempt(key, number=2, usage=dataclasses.replace(USAGE, instance_id=f"i-{name}2"), cost_usd=0.02)
+        sides[name] = fakes.trial(name, 0, attempt=last, earlier=(before,), reused=False)
+    now = (dataclasses.replace(plain.points[0], head_trials=(sides["head"],), base_trials=(sides["base"],)),)
+    before = (dataclasses.replace(now[0], base_trials=(dataclasses.replace(sides["base"], reused=True),)),)
+
+    rows = wording.rented_rows(dataclasses.replace(plain, points=now))
+
+    assert [(row[0], *row[2:4], row[8]) for row in rows] == [
+        ("this change", "1", "i-head1", "0.010 USD"),
+        ("this change", "2", "i-head2", "0.020 USD"),
+        ("baseline", "1", "i-base1", "0.010 USD"),
+        ("baseline", "2", "i-base2", "0.020 USD"),
+    ]
+    rows = wording.rented_rows(dataclasses.replace(plain, points=before))
+    assert [(row[0], *row[2:4]) for row in rows] == [("", "1", "i-head1"), ("", "2", "i-head2")]
+    assert "4 rented machines" in markdown.report(dataclasses.replace(plain, points=now), {})
+
+
+def test_rented__many__are_counted_and_cut():
+    plain = fakes.experiment()
+    key = fakes.key("head", 0, None)
+    earlier = tuple(Rented(key=key, number=n, cost_usd=0.01, usage=USAGE) for n in range(1, 302))
+    of = (dataclasses.replace(plain.points[0], head_trials=(fakes.trial("head", 0, earlier=earlier),)),)
+
+    text = markdown.report(dataclasses.replace(plain, points=of), {})
+
+    assert "301 rented machines" in text
+    assert "and 101 more" in text
 
 
 def test_rented__nothing__is_not_mentioned():
