@@ -1,5 +1,6 @@
 """What holds for all tests: in CI a skipped test is a failure, named with its reason."""
 
+import dataclasses
 import os
 
 import pytest
@@ -15,6 +16,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a CI run that skipped something: what nobody ran, nobody has tested."""
     if os.environ.get("CI") == "true" and _skipped(session) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Say in which fields two of our values differ, as pytest says it of what dataclasses compare by themselves."""
+    if op != "==" or type(left) is not type(right) or not dataclasses.is_dataclass(left):
+        return None
+    pairs = [(field.name, getattr(left, field.name), getattr(right, field.name)) for field in dataclasses.fields(left)]
+    differing = [f"{name}: {mine!r} != {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+    return [f"two values of {type(left).__name__} that differ in:", *differing]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
