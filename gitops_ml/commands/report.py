@@ -35,11 +35,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         folder = folder_for(experiment)
         files = reports.build(experiment, matrices[experiment.name])
         tools.results.keep({f"{folder}/{name}": content for name, content in files.items()})
-        # What is pushed is freed here, so the place that lasts is named.
-        kept = (
-            f"{tools.project.ledger.branch}:{folder}" if args.push else folder_of_state(tools.repository.state) / folder
-        )
-        tools.say(f"{experiment.name}: {kept}")
+        if not args.push:
+            tools.say(f"{experiment.name}: {folder_of_state(tools.repository.state) / folder}")
         if args.out:
             write_all(tools.cwd / args.out / folder, files)
     if args.out:
@@ -53,6 +50,9 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
         tools.say(f"page: {file}")
     if args.push:
         push(comparison, tools)
+        # What was pushed is freed here, so the place that lasts is named.
+        for experiment in comparison.experiments:
+            tools.say(f"{experiment.name}: {tools.project.ledger.branch}:{folder_for(experiment)}")
     return ExitCode.OK
 
 

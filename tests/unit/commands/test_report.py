@@ -191,7 +191,7 @@ def test_report__push__ledger_has_the_bytes_and_says_the_gate(repo):
     first, again = repo.fine("report", "--push"), repo.fine("report", "--push")
 
     assert "files to the ledger: " in first
-    assert again.endswith("nothing to push: the ledger has it all\n")
+    assert again.startswith("nothing to push: the ledger has it all\n")
     head = git(repo.top, "rev-parse", "HEAD")[:12]
     paths = git(repo.remote, "ls-tree", "-r", "--name-only", "gitops-ml/reports").splitlines()
     (folder,) = {
@@ -199,6 +199,23 @@ def test_report__push__ledger_has_the_bytes_and_says_the_gate(repo):
     }
     assert repo.on_ledger(f"{folder}/report.md") == kept["plain/report.md"].decode().strip()
     assert f"| plain | pass | {head} | [report]({folder}/report.md) |" in repo.on_ledger("README.md")
+
+
+def test_report__push_without_a_remote__names_no_place_on_the_ledger(tmp_path):
+    repo = Repo(tmp_path)
+    git(repo.top, "remote", "remove", "origin")
+    repo.spec("plain")
+    repo.commit()
+    repo.fine("run")
+
+    assert repo.call("report", "--push") == (
+        ExitCode.USAGE,
+        "",
+        (
+            "there is no remote called `origin` to push results to; add one (git remote add origin URL) or name "
+            "another as `ledger: {remote: ...}` in gitops-ml.yaml\n"
+        ),
+    )
 
 
 def test_comment__again__unchanged(repo):
