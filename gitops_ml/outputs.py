@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import posixpath
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -100,14 +100,20 @@ def collected(trial: Trial, folder: Path, elsewhere: Collection[str] = ()) -> Co
     scalars, series, problems = merge(readings, wanted)
     found = sorted({scalar.name for scalar in scalars} | {one.name for one in series})
     missing = [name for name in tracked if name not in found]
-    written = ", ".join(found[:20]) or "no metrics at all"
     files = ", ".join(reading.file for reading in readings)
     problems += tuple(
-        Problem(file=files, where=name, message=f"{NOT_WRITTEN}; the files hold: {written}") for name in missing
+        Problem(file=files, where=name, message=f"{NOT_WRITTEN}{_instead(name, found)}") for name in missing
     )
     ignored = tuple(f"{reading.file}: {words}" for reading in readings for words in reading.ignored)
     ignored += tuple(_wrong_predictions(trial, folder, elsewhere))
     return Collected(scalars=scalars, series=series, problems=problems, ignored=ignored)
+
+
+def _instead(name: str, found: Sequence[str]) -> str:
+    """Say what can be tracked in place of a metric that has no value."""
+    if several := [other for other in found if other.partition(":")[2] == name]:
+        return f" by one file alone; track {' or '.join(f'`{other}`' for other in several[:3])}"
+    return f"; the files hold: {', '.join(found[:20]) or 'no metrics at all'}"
 
 
 def _wrong_predictions(trial: Trial, folder: Path, elsewhere: Collection[str]) -> Iterator[str]:

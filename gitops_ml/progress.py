@@ -10,7 +10,7 @@ from typing import TextIO
 from gitops_ml.backends.base import JobState, JobStatus
 from gitops_ml.execution import Event, EventKind
 from gitops_ml.planning import Trial
-from gitops_ml.records import Attempt, Outcome
+from gitops_ml.records import NOT_WRITTEN, Attempt, Outcome
 from gitops_ml.spec import Value
 from gitops_ml.wording import money
 
@@ -168,8 +168,10 @@ def _attempt(status: JobStatus) -> str:
 
 def _ended(event: Event) -> str:
     if event.record is not None:
-        problems = len(event.record.problems)
-        said = f", {problems} problem{'s' if problems > 1 else ''} in its metrics" if problems else ""
+        lacks = [harmless(p.where) for p in event.record.problems if p.message.startswith(NOT_WRITTEN)]
+        said = f", without {', '.join(lacks[:3])}{', ...' if len(lacks) > 3 else ''}" if lacks else ""
+        problems = len(event.record.problems) - len(lacks)
+        said += f", {problems} problem{'s' if problems > 1 else ''} in its metrics" if problems else ""
         progress = f"  {event.status.progress}" if event.status and event.status.progress else ""
         took = duration(event.record.attempt.duration_s)
         return f"succeeded in {took}{_cost(event.record.attempt)}{said}{progress}"

@@ -43,6 +43,19 @@ def test_collected__predictions__what_cannot_be_used_is_said_and_costs_no_metric
     assert found.problems == ()
 
 
+def test_collected__tracked_name_in_two_files__says_what_to_track(tmp_path):
+    spec = experiment(metrics=Metrics(read=(Read(path="*.json"),), track=(TRACK,)))
+    for name in ("last.json", "m.json"):
+        (tmp_path / name).write_text('{"accuracy": 0.9}')
+
+    *_, missing = collected(trial(spec), tmp_path).problems
+
+    assert (missing.where, missing.message) == (
+        "accuracy",
+        "the tracked metric was not written by one file alone; track `last.json:accuracy` or `m.json:accuracy`",
+    )
+
+
 def test_collected__predictions_kept_elsewhere__are_not_missed(tmp_path):
     (tmp_path / "m.json").write_text('{"accuracy": 0.9}')
 

@@ -9,7 +9,8 @@ from gitops_ml.backends.base import JobState, JobStatus
 from gitops_ml.execution import Event, EventKind
 from gitops_ml.planning import Trial
 from gitops_ml.progress import Progress, duration, harmless
-from gitops_ml.records import Attempt, Outcome
+from gitops_ml.records import NOT_WRITTEN, Attempt, Outcome, Problem
+from tests.fakes import runs
 from tests.fakes.trials import trial
 
 TRIAL = trial("true")
@@ -105,6 +106,20 @@ def test_plain__both_sides_of_a_change__are_told_apart() -> None:
         "digits seed 0 of bbbbbbbb  started",
         "digits seed 1              started",
     ]
+
+
+def test_plain__tracked_metric_not_written__is_named() -> None:
+    stream = io.StringIO()
+    of = runs.trial(runs.experiment())
+    problems = [
+        Problem(file="m.json", where="loss", message=f"{NOT_WRITTEN}; the files hold: acc"),
+        Problem(file="m.json", where="acc", message="is nan"),
+    ]
+    record = runs.record(of, {"acc": float("nan")}, problems=tuple(problems))
+
+    Progress(stream, [of], {})(Event(kind=EventKind.SUCCEEDED, trial=of, record=record))
+
+    assert stream.getvalue() == ("digits seed 0  succeeded in 10 s, 0.50 USD, without loss, 1 problem in its metrics\n")
 
 
 def test_plain__no_machine_to_be_had__is_not_called_started() -> None:
