@@ -117,6 +117,9 @@ def entry_point() -> None:
 
 def _carry_out(named: str | None, argv: Sequence[str], tools: Tools) -> int:
     try:
+        if not argv:
+            tools.note(parser().format_help().rstrip())
+            return ExitCode.USAGE
         args = parser(named).parse_args(argv)
     except SystemExit as stop:
         code = int(stop.code or 0)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from gitops_ml import __version__, board, reports
+from gitops_ml import __version__, board, reports, wording
 from gitops_ml.commands._tracked import tracked
 from gitops_ml.entries import ReportEntry
 from gitops_ml.errors import ExitCode, UserError
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     )
     # Last, so that what it links to is there.
     _write(folder, {"index.html": board.index(content).encode(), STAMP: _stamp()})
-    tools.say(f"board: {folder / 'index.html'} ({len(known)} reports, {written} new pages)")
+    counted = wording.count(len(known), "report")
+    tools.say(f"board: {folder / 'index.html'} ({counted}, {wording.count(written, 'new page')})")
     return ExitCode.OK
 
 

@@ -66,6 +66,13 @@ def test_main__user_error__its_text_alone_and_its_code(tmp_path, command, error,
     assert surroundings.err.getvalue() == "mend it\n"
 
 
+def test_main__nothing_said__which_commands_there_are(tmp_path) -> None:
+    surroundings = tools(tmp_path)
+
+    assert main([], surroundings) == ExitCode.USAGE
+    assert surroundings.err.getvalue() == parser().format_help().rstrip() + "\n"
+
+
 def test_main__interrupted__130(tmp_path, command) -> None:
     surroundings = tools(tmp_path)
 
