@@ -1,7 +1,10 @@
 """Checkpoints in storage: what a training has saved outlives its machine, whole or not at all.
 
-jobs/KEY/checkpoints/files/SHA256               a file's content
+jobs/KEY/checkpoints/files/ATTEMPT/SHA256       a file's content
 jobs/KEY/checkpoints/manifests/ATTEMPT-NUMBER   which files make a checkpoint; written last, two are kept
+
+An attempt names files of its own alone, and removes nothing of a later one. A machine that was given up may go on for a
+while beside the next attempt's; whatever either does at any moment, the later one's checkpoints stay whole.
 """
 
 import json
@@ -16,6 +19,8 @@ from gitops_ml.storage.base import Storage, StorageError
 
 KEPT = 2
 _AT_ONCE = 4
+_RESTORES = 10
+"""How often it is looked anew for what to restore while somebody else goes on saving."""
 _Stamp = tuple[int, int, int]
 """Size, time of change and inode of a file: while it is the same, so is the content."""
 
@@ -26,11 +31,12 @@ class Checkpoints:
     def __init__(self, storage: Storage, key: str, number: int, folder: Path) -> None:
         self._storage = storage
         self._prefix = f"jobs/{key}/checkpoints/"
+        self._files = f"{self._prefix}files/"
         self._number = number
         self._folder = folder
         self._count = 0
         self._stored: set[str] = set()
-        """Digests whose files are in storage."""
+        """Digests whose files are in storage, as this attempt's."""
         self._known: dict[str, tuple[_Stamp, str]] = {}
         """Path -> stamp and digest, as last read."""
         self._saved: Mapping[str, Any] | None = None
@@ -41,12 +47,18 @@ class Checkpoints:
         Args:
             after: checkpoints of this attempt and of those before it are not taken.
         """
-        names = [name for name in self._manifests() if _attempt(name) > after]
-        for name in reversed(names):
-            manifest = self._manifest(name)
-            if manifest is not None and self._fetch(manifest):
-                self._saved = manifest
-                return name.removeprefix(self._prefix + "manifests/")
+        seen: list[str] = []
+        for _ in range(_RESTORES):
+            names = [name for name in self._manifests() if _attempt(name) > after]
+            if names == seen:
+                break
+            for name in reversed(names):
+                manifest = self._manifest(name)
+                if manifest is not None and self._fetch(manifest):
+                    self._saved = manifest
+                    return name.removeprefix(self._prefix + "manifests/")
+            # An attempt before this one may have saved meanwhile, and removed what was listed.
+            seen = names
         return None
 
     def changed(self) -> bool:
@@ -73,7 +85,7 @@ class Checkpoints:
         """
         before = self._scan()
         files, links = before
-        manifest: dict[str, Any] = {"files": {}, "links": links}
+        manifest: dict[str, Any] = {"attempt": self._number, "files": {}, "links": links}
         try:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 sending = {path: pool.submit(self._send, path, stamp) for path, stamp in files.items()}
@@ -96,10 +108,12 @@ class Checkpoints:
         return True
 
     def clear(self) -> None:
-        """Remove all that is in storage: the manifests first, so that nothing half there is ever taken."""
-        for part in ("manifests/", "files/"):
-            for name in list(self._storage.names(self._prefix + part)):
+        """Remove what is in storage, the manifests first, so that nothing half there is ever taken."""
+        for name in self._manifests():
+            if _attempt(name) <= self._number:
                 self._storage.delete(name)
+        for name in self._ours():
+            self._storage.delete(name)
 
     def _send(self, path: str, stamp: _Stamp) -> dict[str, Any] | None:
         """Put a file into storage unless its content is there; None: it was written to meanwhile."""
@@ -107,7 +121,7 @@ class Checkpoints:
         known = self._known.get(path)
         digest = known[1] if known and known[0] == stamp else sha256(file)
         fresh = digest not in self._stored
-        name = f"{self._prefix}files/{digest}"
+        name = self._file(self._number, digest)
         if fresh:
             self._storage.put_file(name, file)
         if _stamp(file) != stamp:
@@ -120,7 +134,8 @@ class Checkpoints:
 
     def _fetch(self, manifest: Mapping[str, Any]) -> bool:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            done = list(pool.map(lambda item: self._fetch_file(*item), manifest["files"].items()))
+            attempt = manifest.get("attempt")
+            done = list(pool.map(lambda item: self._fetch_file(attempt, *item), manifest["files"].items()))
         if not all(done):
             self._empty()
             return False
@@ -133,12 +148,11 @@ class Checkpoints:
             # Some trainings look for the newest file.
             os.utime(file, ns=(entry["modified_ns"], entry["modified_ns"]))
             self._known[path] = (_stamp(file), entry["sha256"])
-            self._stored.add(entry["sha256"])
         return True
 
-    def _fetch_file(self, path: str, entry: Mapping[str, Any]) -> bool:
+    def _fetch_file(self, attempt: int | None, path: str, entry: Mapping[str, Any]) -> bool:
         file = self._folder / path
-        if not self._storage.get_file(f"{self._prefix}files/{entry['sha256']}", file):
+        if not self._storage.get_file(self._file(attempt, entry["sha256"]), file):
             return False
         return sha256(file) == str(entry["sha256"])
 
@@ -150,6 +164,15 @@ class Checkpoints:
                 path = Path(folder, name)
                 path.unlink() if path.is_symlink() else path.rmdir()
 
+    def _file(self, attempt: int | None, digest: str) -> str:
+        """Return the name of a file's content; None: of a version whose attempts shared them."""
+        return f"{self._files}{digest}" if attempt is None else f"{self._files}{attempt:06d}/{digest}"
+
+    def _ours(self) -> list[str]:
+        """Return the names of all files that no later attempt has."""
+        names = list(self._storage.names(self._files))
+        return [name for name in names if _owner(name[len(self._files) :]) <= self._number]
+
     def _manifests(self) -> list[str]:
         return list(self._storage.names(self._prefix + "manifests/"))
 
@@ -159,6 +182,7 @@ class Checkpoints:
             data = json.loads(self._storage.get(name) or b"null")
             good = isinstance(data, dict) and all(map(_inside, (*data["files"], *data["links"])))
             good = good and all(_leads_inside(path, to) for path, to in data["links"].items())
+            good = good and isinstance(data.get("attempt"), int | None)
         except (ValueError, TypeError, KeyError):
             return None
         return data if good else None
@@ -169,12 +193,18 @@ class Checkpoints:
             names = self._manifests()
             kept = [self._manifest(name) for name in names[-KEPT:]]
             for name in names[:-KEPT]:
-                self._storage.delete(name)
-            needed = {entry["sha256"] for manifest in kept if manifest for entry in manifest["files"].values()}
-            for name in list(self._storage.names(self._prefix + "files/")):
-                digest = name.rpartition("/")[2]
-                if digest not in needed:
-                    self._stored.discard(digest)
+                if _attempt(name) <= self._number:
+                    self._storage.delete(name)
+            needed = {
+                self._file(manifest.get("attempt"), entry["sha256"])
+                for manifest in kept
+                if manifest
+                for entry in manifest["files"].values()
+            }
+            for name in self._ours():
+                if name not in needed:
+                    if name == self._file(self._number, digest := name.rpartition("/")[2]):
+                        self._stored.discard(digest)
                     self._storage.delete(name)
         except StorageError:
             pass
@@ -218,5 +248,12 @@ def _inside(path: str) -> bool:
 
 
 def _attempt(name: str) -> int:
+    """Return whose a manifest is."""
     number = name.rpartition("/")[2].partition("-")[0]
     return int(number) if number.isdecimal() else 0
+
+
+def _owner(file: str) -> int:
+    """Return whose a file is; 0: all attempts' of an earlier version."""
+    number, _, digest = file.partition("/")
+    return int(number) if digest and number.isdecimal() else 0

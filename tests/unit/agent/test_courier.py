@@ -167,7 +167,9 @@ def test_run__plug_pulled__goes_on_from_what_was_mirrored(storage: Storage, tmp_
     def mirrored() -> bool:
         names = list(storage.names(prefix))
         digests = [json.loads(storage.get(n) or b"{}")["files"].get("state.json", {}).get("sha256") for n in names[-1:]]
-        return any(b'"step": 25' in (storage.get(f"jobs/{of.key}/checkpoints/files/{d}") or b"") for d in digests if d)
+        return any(
+            b'"step": 25' in (storage.get(f"jobs/{of.key}/checkpoints/files/000001/{d}") or b"") for d in digests if d
+        )
 
     until(mirrored)
     os.kill(machine, signal.SIGKILL)

@@ -1,7 +1,10 @@
 """Checkpoints in storage: whole or not at all, the newest two, and nothing outside of their folder."""
 
+import hashlib
 import json
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +81,7 @@ def test_restore__newest_is_not_whole__the_one_before_is_taken(storage: Storage,
         (saved / "model").write_text(step)
         checkpoints.save()
     newest = json.loads(storage.get(f"{PREFIX}manifests/000001-000002") or b"")["files"]["model"]["sha256"]
-    storage.put(f"{PREFIX}files/{newest}", b"torn")
+    storage.put(f"{PREFIX}files/000001/{newest}", b"torn")
 
     name, into = restored(storage, tmp_path)
 
@@ -171,3 +174,111 @@ def test_clear__leaves_nothing(storage: Storage, tmp_path: Path) -> None:
     checkpoints.clear()
 
     assert list(storage.names("jobs/")) == []
+
+
+class Meanwhile:
+    """A storage on which something else happens right before one call, or right after a listing was answered."""
+
+    def __init__(self, storage: Storage, at: int, act: Callable[[], object]) -> None:
+        self._storage = storage
+        self._left = at
+        self._act = act
+        self._lock = threading.Lock()
+        self.happened = False
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            with self._lock:
+                found = list(getattr(self._storage, name)(*args, **options)) if name == "names" else None
+                self._left -= 1
+                if self._left == 0:
+                    self.happened = True
+                    self._act()
+                return getattr(self._storage, name)(*args, **options) if found is None else iter(found)
+
+        return call
+
+
+def resumed(storage: Storage, tmp_path: Path) -> Path:
+    """What a second attempt does as long as the first may still be at work: restores, goes on, saves twice."""
+    into = folder(tmp_path, f"second-{len(list(tmp_path.iterdir()))}")
+    second = Checkpoints(storage, "k", 2, into)
+    if second.restore() is None:  # the first has succeeded, and removed its own
+        (into / "weights").write_text("afresh")
+    for step in ("new", "newer"):
+        (into / "step").write_text(step)
+        assert second.save()
+    return into
+
+
+@pytest.mark.parametrize("ends", ["saves", "clears"])
+def test_attempt_that_was_given_up__at_each_of_its_calls__leaves_the_later_ones_whole(
+    storage: Storage, tmp_path: Path, ends: str
+) -> None:
+    calls = 0
+    while True:
+        calls += 1
+        for there_still in list(storage.names(PREFIX)):
+            storage.delete(there_still)
+        saved = folder(tmp_path, f"first-{calls}")
+        there: list[Path] = []
+        (saved / "weights").write_text("never change")
+        (saved / "step").write_text("old")
+        Checkpoints(storage, "k", 1, saved).save()
+        slow = Meanwhile(storage, calls, lambda into=there: into.append(resumed(storage, tmp_path)))  # type: ignore[misc]
+        first = Checkpoints(slow, "k", 1, saved)  # type: ignore[arg-type]
+        first.restore()
+        for step in ("1", "2", "3"):
+            (saved / "step").write_text(step)
+            (saved / "weights").write_text(f"of {step}")
+            first.save()
+        if ends == "clears":
+            first.clear()
+        if not slow.happened:
+            break
+        name, into = restored(storage, tmp_path)
+
+        assert name == "000002-000002", calls
+        assert ends == "clears" or (into / "weights").read_text() != "afresh"
+        assert (into / "step").read_text() == "newer"
+        assert (into / "weights").read_text() == (there[0] / "weights").read_text()
+    assert calls > 20
+
+
+def test_restore__the_attempt_before_goes_on_saving__takes_what_is_there_then(storage: Storage, tmp_path: Path) -> None:
+    saved = folder(tmp_path)
+    first = Checkpoints(storage, "k", 1, saved)
+
+    def save(*steps: str) -> None:
+        for step in steps:
+            (saved / "step").write_text(step)
+            first.save()
+
+    save("1")
+    # Between the manifest and its file, the first attempt saves so often that both are gone.
+    slow = Meanwhile(storage, 3, lambda: save("2", "3", "4"))
+    into = folder(tmp_path, "second")
+
+    name = Checkpoints(slow, "k", 2, into).restore()  # type: ignore[arg-type]
+
+    assert slow.happened
+    assert (name, (into / "step").read_text()) == ("000001-000004", "4")
+
+
+def test_restore__of_a_version_whose_attempts_shared_files__is_taken_and_swept_later(
+    storage: Storage, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(b"old").hexdigest()
+    storage.put(f"{PREFIX}files/{digest}", b"old")
+    entry = {"sha256": digest, "size_bytes": 3, "modified_ns": 10**18}
+    storage.put(f"{PREFIX}manifests/000001-000001", json.dumps({"files": {"step": entry}, "links": {}}).encode())
+    into = folder(tmp_path)
+    second = Checkpoints(storage, "k", 2, into)
+
+    assert second.restore() == "000001-000001"
+    assert (into / "step").read_text() == "old"
+    for step in ("new", "newer"):
+        (into / "step").write_text(step)
+        second.save()
+
+    assert sorted(name.count("/") for name in storage.names(f"{PREFIX}files/")) == [5, 5]
