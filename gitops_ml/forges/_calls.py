@@ -82,6 +82,10 @@ class Patience:
             self._left_s -= wait_s
         raise AssertionError("the last try returns or raises")
 
+    def apart(self, *, total_s: float) -> "Patience":
+        """Return another one, with time of its own, for what is large."""
+        return Patience(cap_s=self.cap_s, total_s=total_s, sleep=self._sleep, clock=self._clock, jitter=self._jitter)
+
     def remaining_s(self) -> float:
         """Return how long calls may still take in all.
 

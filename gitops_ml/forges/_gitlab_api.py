@@ -1,9 +1,12 @@
 """One connection to GitLab's API through python-gitlab: what is sent, what is followed, and what a refusal means."""
 
 import functools
+import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from gitops_ml import __version__
 from gitops_ml.errors import ServiceError, UserError
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 # The job token of a pipeline may read notes; to write notes, uploads and statuses is not open to it
 # (https://docs.gitlab.com/ci/jobs/ci_job_token/, gitlab-org/gitlab issues 464591 and 545150).
 JOB_TOKEN = "CI_JOB_TOKEN"  # noqa: S105 the variable's name
+MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REFUSAL_BYTES = 64 * 1024
+_CHUNK_BYTES = 1 << 20
 HOW_TO_ALLOW = (
     "create one: Settings > Access tokens (role Developer, scope `api`) and add it under Settings > CI/CD > "
     "Variables as the masked variable `GITLAB_TOKEN`"
@@ -183,7 +190,7 @@ class GitlabApi:
             if status in allow:
                 return status, self._said(error.error_message)
             # Without the cause: it quotes the service word for word.
-            raise self._refusal(status, error.error_message, doing=doing) from None
+            raise self._refusal(status, error.error_message, doing=doing, headers=self._headers) from None
         except requests.RequestException as error:
             reason = "did not answer in time" if isinstance(error, requests.Timeout) else "cannot be reached"
             raise TransientError(f"cannot {doing}: {self.host} {reason} ({type(error).__name__})") from error
@@ -194,6 +201,77 @@ class GitlabApi:
         except ValueError:
             raise TransientError(f"cannot {doing}: {self.host} answered with something that is no JSON") from None
 
+    def download(self, path: str, folder: Path, *, doing: str, limit_bytes: int, limit_s: float) -> Path | None:
+        """Bring something large into a file of the folder's, new for each try; None: there is none.
+
+        GitLab may send us on to where it keeps such things. The token goes along on GitLab's own host alone, and not
+        any more once that was left.
+
+        Raises:
+            TransientError: it may work later.
+            ServiceError: it is larger than the limit, or GitLab sends us where we do not go.
+            CannotPublishError: GitLab refuses.
+        """
+        if not self._token:
+            raise CannotPublishError(f"no GitLab token: {HOW_TO_ALLOW}")
+        url = f"{self._api_url}{self.of_project(path)}"
+        try:
+            return within(limit_s, lambda: self._brought(url, folder, doing=doing, limit_bytes=limit_bytes))
+        except TimeoutError:
+            raise TransientError(f"cannot {doing}: it did not come within {limit_s:.0f} s") from None
+
+    def _brought(self, url: str, folder: Path, *, doing: str, limit_bytes: int) -> Path | None:
+        import requests
+
+        secret = {"JOB-TOKEN" if self.token_variable == JOB_TOKEN else "PRIVATE-TOKEN": self._token}
+        try:
+            with _unled() as session:
+                for _ in range(MAX_REDIRECTS + 1):
+                    if _origin(url) != _origin(self._api_url):
+                        secret = {}
+                    with session.get(
+                        url,
+                        # Bytes as they are kept: what is unpacked on the way has no limit.
+                        headers={"User-Agent": f"gitops-ml/{__version__}", "Accept-Encoding": "identity", **secret},
+                        auth=lambda request: request,  # else what ~/.netrc says of the host would be sent
+                        stream=True,
+                        timeout=self._timeout_s,
+                    ) as answer:
+                        if answer.status_code in _REDIRECTS:
+                            url = self._onward(url, answer.headers.get("Location"), doing=doing)
+                        elif answer.status_code == 200:
+                            return _kept(answer, folder, doing=doing, limit_bytes=limit_bytes)
+                        elif not secret:
+                            # Such as an address that is good for some minutes: GitLab makes another one.
+                            raise TransientError(f"cannot {doing}: {_origin(url)[1]} says {answer.status_code}")
+                        elif answer.status_code == 404:
+                            return None
+                        else:
+                            message = _message(answer)
+                            raise self._refusal(answer.status_code, message, doing=doing, headers=answer.headers)
+        except requests.RequestException as error:
+            # Without the cause, which quotes the address: that may be signed, and so a key.
+            reason = "did not answer in time" if isinstance(error, requests.Timeout) else "cannot be reached"
+            raise TransientError(f"cannot {doing}: {_origin(url)[1]} {reason} ({type(error).__name__})") from None
+        raise ServiceError(f"cannot {doing}: {self.host} redirects more than {MAX_REDIRECTS} times")
+
+    def _onward(self, url: str, location: str | None, *, doing: str) -> str:
+        """Return where a redirect leads.
+
+        Raises:
+            ServiceError: nowhere, or where everybody can listen.
+        """
+        try:
+            target = urljoin(url, location or "")
+            scheme, host = _origin(target)
+        except ValueError:
+            scheme, host = "", ""
+        if not location or not host or scheme not in ("http", "https"):
+            raise ServiceError(f"cannot {doing}: {_origin(url)[1]} redirects to something that is no address")
+        if scheme == "http" and _origin(url)[0] == "https":
+            raise ServiceError(f"cannot {doing}: {_origin(url)[1]} redirects from https to http, at {host}")
+        return target
+
     @property
     def _headers(self) -> Mapping[str, str]:
         """Those of the last answer."""
@@ -202,9 +280,8 @@ class GitlabApi:
     def _said(self, message: object) -> str:
         return said(message.decode("utf-8", "replace") if isinstance(message, bytes) else message, secret=self._token)
 
-    def _refusal(self, status: int, message: object, *, doing: str) -> Exception:
+    def _refusal(self, status: int, message: object, *, doing: str, headers: Mapping[str, str]) -> Exception:
         text = f"cannot {doing}: {self.host} says {status}: {self._said(message)}"
-        headers = self._headers
         if status == 429:
             after = _number(headers.get("Retry-After"))
             reset = _number(headers.get("RateLimit-Reset"))
@@ -251,6 +328,62 @@ def _session(api_url: str) -> "requests.Session":
             return target
 
     return OneHost()
+
+
+def _origin(url: str) -> tuple[str, str]:
+    """Return scheme and host, which are what a token belongs to; the host is shown, and so has no control characters.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    parts = urlsplit(url)
+    return parts.scheme.lower(), said(parts.netloc.rpartition("@")[2].lower(), secret="") if parts.netloc else ""
+
+
+def _kept(answer: "requests.Response", folder: Path, *, doing: str, limit_bytes: int) -> Path:
+    """Write the body into a new file."""
+    import requests
+
+    length = answer.headers.get("Content-Length", "")
+    announced = int(length) if length.isascii() and length.isdecimal() and len(length) <= 18 else None
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise ServiceError(f"cannot {doing}: it comes in an encoding that was not asked for")
+    size_bytes = 0
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            for chunk in answer.iter_content(_CHUNK_BYTES):
+                size_bytes += len(chunk)
+                if max(size_bytes, announced or 0) > limit_bytes:
+                    raise ServiceError(f"cannot {doing}: it has more than {limit_bytes} bytes")
+                file.write(chunk)
+    except requests.RequestException:  # which is an OSError too
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from error
+    if announced is not None and size_bytes != announced:
+        raise TransientError(f"cannot {doing}: {size_bytes} of {announced} bytes came")
+    return Path(file.name)
+
+
+def _message(answer: "requests.Response") -> object:
+    """Return what a refusal says, as far as it can be read."""
+    text = next(answer.iter_content(_MAX_REFUSAL_BYTES), b"")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _unled() -> "requests.Session":
+    import requests
+
+    class Unled(requests.Session):
+        """Follows no redirect and does not look at where one leads: for that it would read the whole answer."""
+
+        def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002
+            return None
+
+    return Unled()
 
 
 def _number(text: object) -> float | None:

@@ -3,7 +3,8 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from gitops_ml.diagnostics import Check
 from gitops_ml.errors import ServiceError
@@ -95,6 +96,18 @@ class Told:
     run_id: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftByJob:
+    """What another job of this CI run has left with the forge."""
+
+    status: str
+    """How it ended, in the forge's word."""
+    archive: Path | None
+    """A zip, as whoever had that job's token made it; None: there is none."""
+    expired: bool = False
+    """There was one, and it was kept so long."""
+
+
 class Forge(Protocol):
     """GitHub, GitLab, or ``local``."""
 
@@ -145,3 +158,16 @@ class Forge(Protocol):
 
     def run_is_over(self, url: str) -> bool | None:
         """Return whether the CI run that a status links to is over; None: the link names none of this repository."""
+
+
+@runtime_checkable
+class KeepsArtifacts(Protocol):
+    """A forge that gives what jobs have left, to a job that cannot have it from its runner."""
+
+    def left_by_job(self, name: str, folder: Path, *, limit_bytes: int) -> LeftByJob:
+        """Bring the archive of the run's newest job of that name into the folder.
+
+        Raises:
+            UserError: this is no job of a run, or the run has no job of that name.
+            ServiceError: the archive cannot be had, or is larger than the limit.
+        """

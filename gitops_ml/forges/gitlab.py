@@ -13,12 +13,14 @@ Images are uploaded to the project. Anyone who knows the address of an upload ca
 otherwise (Settings > General > Visibility > "Require authentication to view media files"); ``doctor`` looks at that.
 """
 
+import datetime
 import functools
 import hashlib
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -29,7 +31,17 @@ from gitops_ml.forges._calls import Patience, TransientError, field
 from gitops_ml.forges._comments import HEADER_BYTES, Order, OwnComment, Seen, told, upsert
 from gitops_ml.forges._gitlab_api import JOB_TOKEN, GitlabApi
 from gitops_ml.forges._gitlab_checks import GitlabChecks
-from gitops_ml.forges.base import CannotPublishError, Change, CommentRef, Image, Permission, Standing, State, Told
+from gitops_ml.forges.base import (
+    CannotPublishError,
+    Change,
+    CommentRef,
+    Image,
+    LeftByJob,
+    Permission,
+    Standing,
+    State,
+    Told,
+)
 
 if TYPE_CHECKING:
     from gitops_ml.git import Repository
@@ -71,6 +83,7 @@ class GitlabForge:
         now: Callable[[], float] = time.time,
         timeout_s: float = 15,
         answer_s: float = 60,
+        archive_s: float = 900,
     ) -> None:
         """Nothing is sent before the first question.
 
@@ -81,7 +94,10 @@ class GitlabForge:
             now: seconds since 1970, as rate limits name their end.
             timeout_s: for one connection, and for each part of an answer.
             answer_s: for a whole answer.
+            archive_s: for what a job has left, which may be large.
         """
+        self._now = now
+        self._archive_s = archive_s
         self._context = _gitlab_context(environ)
         self._server_url, api_url, self.name = _place(self._context, repository)
         variable = ci.token_variable("gitlab", environ)
@@ -255,6 +271,38 @@ class GitlabForge:
             lambda: all(field(one, "status", str) in _OVER for one in self._api.pages(path, doing=doing, query={}))
         )
 
+    def left_by_job(self, name: str, folder: Path, *, limit_bytes: int) -> LeftByJob:
+        """Bring the archive of the pipeline's newest job of that name into the folder."""
+        pipeline = self._context.run_id if self._context else 0
+        if not pipeline:
+            raise UserError(f"there is no `CI_PIPELINE_ID` of a pipeline in which the job `{name}` could have been")
+        path, doing = f"/pipelines/{pipeline}/jobs", f"find the job `{name}` of pipeline {pipeline}"
+
+        def look() -> Mapping[int, tuple[str, Any]]:
+            named = [one for one in self._api.pages(path, doing=doing, query={}) if field(one, "name", str) == name]
+            return {field(one, "id", int): (field(one, "status", str), one) for one in named}
+
+        found = self._patience.keep_trying(look)
+        if not found:
+            raise UserError(f"pipeline {pipeline} has no job `{name}`, or it cannot be seen with this token")
+        number = max(found)  # one that was repeated has a higher number
+        status, job = found[number]
+        expired = _is_over(job.get("artifacts_expire_at"), self._now())
+        doing = f"download what the job `{name}` ({number}) has left"
+        patience = self._patience.apart(total_s=self._archive_s)
+        archive = patience.keep_trying(
+            lambda: self._api.download(
+                f"/jobs/{number}/artifacts",
+                folder,
+                doing=doing,
+                limit_bytes=limit_bytes,
+                limit_s=patience.remaining_s(),
+            )
+        )
+        if archive is None and job.get("artifacts_file") and not expired:
+            raise ServiceError(f"cannot {doing}: GitLab lists it, and does not give it")
+        return LeftByJob(status=status, archive=archive, expired=archive is None and expired)
+
     def _thread(self, number: int) -> "_MergeRequest":
         return _MergeRequest(self._api, number, user=lambda: self._user)
 
@@ -342,6 +390,14 @@ def _place(context: ci.CIContext | None, repository: "Repository") -> tuple[str,
             "of a pipeline"
         )
     return f"https://{found[0]}", f"https://{found[0]}/api/v4", found[1]
+
+
+def _is_over(when: Any, now: float) -> bool:
+    """Return whether a time, as the API writes it, has passed; what is no time has not."""
+    try:
+        return datetime.datetime.fromisoformat(when).timestamp() <= now
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _standing(answer: Any) -> Standing:

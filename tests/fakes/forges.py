@@ -154,6 +154,7 @@ class GitlabPlace:
         cap_s: float = 60.0,
         timeout_s: float = 15,
         answer_s: float = 60,
+        archive_s: float = 900,
         environ: Any = None,
         **run: Any,
     ) -> GitlabForge:
@@ -164,6 +165,7 @@ class GitlabPlace:
             now=self.clock,
             timeout_s=timeout_s,
             answer_s=answer_s,
+            archive_s=archive_s,
         )
         self.close.callback(forge.close)
         return forge

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -55,6 +55,22 @@ class MergeRequest:
     author: int = 1
 
 
+@dataclasses.dataclass(kw_only=True)
+class Job:
+    """One job of a pipeline. ``archive``: what it has left, or who makes it; None: nothing."""
+
+    number: int
+    name: str
+    status: str = "success"
+    archive: bytes | Callable[[], bytes | None] | None = None
+    expires: str | None = "2100-01-01T00:00:00.000Z"
+    listed: bool = True
+    """Whether the list of jobs names what it has left."""
+
+    def left(self) -> bytes | None:
+        return self.archive() if callable(self.archive) else self.archive
+
+
 _ROUTES = [
     (method, re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(route)) + "$"), route)
     for method, route in ROUTES
@@ -81,10 +97,15 @@ class FakeGitLab(Server):
         self.statuses: list[dict[str, Any]] = []
         self.pipelines: dict[int, str] = {}
         """State of each pipeline's jobs; one that is not named has no jobs."""
+        self.jobs: dict[int, list[Job]] = {}
+        """Jobs of pipelines, where they are told one by one."""
+        self.artifacts_at: Callable[[Job], Answer] | None = None
+        """Sends who asks for artifacts elsewhere, as GitLab does that keeps them in an object storage."""
         self.uploads: dict[str, bytes] = {}
         self.protected: dict[str, dict[str, Any]] = {}
         self.guarded_media: bool | None = False
         self.fork_pipelines: bool | None = True
+        self.variables_role: str | None = "developer"
         self._numbers = itertools.count(1001)
 
     @contextmanager
@@ -158,11 +179,12 @@ class FakeGitLab(Server):
         answer = getattr(self, f"_{call.method.lower()}_{name}")(call, token, at)
         if answer.status < 300:
             promised = schema["answers"].get(answer.status, {"not": {}})
-            bad = (
-                _problems(promised, answer.body)
-                if promised is not None
-                else ([] if answer.body is None else ["a body"])
-            )
+            if promised is None:
+                bad = [] if answer.body is None else ["a body"]
+            elif promised == "file":
+                bad = [] if isinstance(answer.body, bytes) else ["no file"]
+            else:
+                bad = _problems(promised, answer.body)
             self.violations += [f"the fake's answer to {call.method} {call.path}: {problem}" for problem in bad]
         return answer
 
@@ -194,6 +216,8 @@ class FakeGitLab(Server):
             body["enforce_auth_checks_on_uploads"] = self.guarded_media
         if self.fork_pipelines is not None:
             body["ci_allow_fork_pipelines_to_run_in_parent_project"] = self.fork_pipelines
+        if self.variables_role is not None:
+            body["ci_pipeline_variables_minimum_override_role"] = self.variables_role
         return Answer(body=body)
 
     def _get_projects_protected_branches_name(self, call: Call, token: Token, at: Any) -> Answer:
@@ -276,11 +300,19 @@ class FakeGitLab(Server):
 
     def _get_projects_pipelines_pipeline_jobs(self, call: Call, token: Token, at: Any) -> Answer:
         state = self.pipelines.get(int(at["pipeline"]))
-        jobs = [("gitops-ml:plan", "success"), ("gitops-ml:run", state)] if state else []
-        shown = [
-            {"id": number, "name": name, "status": how, "stage": "test"} for number, (name, how) in enumerate(jobs, 1)
-        ]
-        return self._page(call, shown)
+        jobs = [Job(number=1, name="gitops-ml:plan"), Job(number=2, name="gitops-ml:run", status=state or "")]
+        jobs = self.jobs.get(int(at["pipeline"]), jobs if state else [])
+        return self._page(call, [self._job(job) for job in sorted(jobs, key=lambda job: -job.number)])
+
+    def _get_projects_jobs_job_artifacts(self, call: Call, token: Token, at: Any) -> Answer:
+        job = next((job for jobs in self.jobs.values() for job in jobs if job.number == int(at["job"])), None)
+        archive = job.left() if job else None
+        if job is None or archive is None:
+            return _not_found()
+        if self.artifacts_at is not None:
+            return self.artifacts_at(job)
+        name = 'attachment; filename="artifacts.zip"'
+        return Answer(body=archive, headers={"Content-Type": "application/zip", "Content-Disposition": name})
 
     def _post_projects_uploads(self, call: Call, token: Token, at: Any) -> Answer:
         found = re.search(rb'name="file"; filename="([^"\r\n]+)"\r\nContent-Type: ([^\r\n]+)\r\n\r\n', call.body)
@@ -304,6 +336,12 @@ class FakeGitLab(Server):
         if user not in self.roles:
             return _not_found()
         return Answer(body={**self._user(user), "access_level": self.roles[user]})
+
+    def _job(self, job: Job) -> dict[str, Any]:
+        shown = {"id": job.number, "name": job.name, "status": job.status, "stage": "test"}
+        archive = job.left() if job.listed else None
+        left = {} if archive is None else {"artifacts_file": {"filename": "artifacts.zip", "size": len(archive)}}
+        return {**shown, "artifacts": [], "artifacts_expire_at": job.expires, **left}
 
     def _find(self, at: Any) -> Note | None:
         return next((note for note in self.notes if note.number == int(at["note"])), None)

@@ -161,11 +161,23 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
                 "items": {
                     "type": "object",
                     "required": ["id", "name", "status", "stage"],
-                    "properties": {"id": _ID, "name": _TEXT, "status": _TEXT},
+                    "properties": {
+                        "id": _ID,
+                        "name": _TEXT,
+                        "status": _TEXT,
+                        "artifacts_expire_at": {"type": ["string", "null"]},
+                        "artifacts_file": {
+                            "type": "object",
+                            "required": ["filename", "size"],
+                            "properties": {"filename": _TEXT, "size": {"type": "integer"}},
+                        },
+                    },
                 },
             }
         },
     },
+    # https://docs.gitlab.com/api/job_artifacts/#download-job-artifacts-by-job-id
+    ("GET", "/projects/{id}/jobs/{job}/artifacts"): {"answers": {200: "file"}},
     # https://docs.gitlab.com/api/project_markdown_uploads/#upload-a-file
     ("POST", "/projects/{id}/uploads"): {
         "body": "multipart",
