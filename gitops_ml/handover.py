@@ -10,8 +10,13 @@ and records are made anew from the raw files. What is left to believe is what wa
 
 import dataclasses
 import hashlib
+import io
 import re
 import shutil
+import stat
+import struct
+import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +47,10 @@ MAX_FILES = 20_000
 MAX_FILE_BYTES = 256 * 2**20
 MAX_TOTAL_BYTES = 2**30
 MAX_INDEX_BYTES = 64 * 2**20
+MAX_ARCHIVE_BYTES = MAX_TOTAL_BYTES + 2**26
+"""Of a zip of such a folder, when nothing in it can be made smaller."""
+_MAX_READ_BYTES = 16 * 2**20
+_MAX_DEPTH = 64
 _LOG_TAIL_BYTES = 4096
 
 
@@ -132,6 +141,91 @@ def _files(folder: Path) -> Iterator[str]:
         if len(found) > MAX_FILES:
             raise HandoverError(f"{folder} holds more than {MAX_FILES} files")
     yield from sorted(found)
+
+
+def unpack(
+    archive: Path,
+    into: Path,
+    *,
+    names: Collection[str],
+    max_file_bytes: int = MAX_FILE_BYTES,
+    max_total_bytes: int = MAX_TOTAL_BYTES,
+) -> None:
+    """Unpack files of a zip that may be anything: what it holds under one of the names, a file's or a folder's.
+
+    What else it holds is not looked at. Contents are held to the checksums that the zip has of them.
+
+    Args:
+        archive: a zip.
+        into: a new folder.
+        names: at the top of the zip.
+        max_file_bytes: of each file.
+        max_total_bytes: of all that is unpacked.
+
+    Raises:
+        HandoverError: it is no zip, or holds a path that leads elsewhere, a link, a name twice, or too much.
+    """
+    try:
+        into.mkdir()
+        with _Measured(archive.open("rb", buffering=0)) as file, zipfile.ZipFile(file) as packed:
+            files = (entry for entry in packed.infolist() if not entry.is_dir())
+            ours = [entry for entry in files if entry.filename.split("/")[0] in names]
+            if len(ours) > MAX_FILES:
+                raise HandoverError(f"the archive holds more than {MAX_FILES} files")
+            left_bytes = max_total_bytes
+            for entry in ours:
+                size_bytes = _unpack_one(packed, entry, into, limit_bytes=min(left_bytes, max_file_bytes))
+                if size_bytes is None:
+                    raise HandoverError(
+                        f"the archive holds too much: at most {max_file_bytes} bytes in a file, {max_total_bytes} "
+                        "bytes together"
+                    )
+                left_bytes -= size_bytes
+    except _BROKEN as error:
+        raise HandoverError(f"the archive cannot be unpacked: {str(error) or type(error).__name__}") from error
+    except OSError as error:  # also a name twice, a file that is a folder elsewhere, a name that is too long
+        raise HandoverError(f"the archive cannot be unpacked: {error.strerror or error}") from error
+
+
+# What zipfile raises for bytes that are no zip or a broken one; encrypted and unknown methods are RuntimeErrors.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error, OverflowError)
+
+
+class _Measured(io.BufferedReader):
+    """Reads no more at once than a listing of files needs: zipfile takes its length from the zip itself."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as always, if it is not too much."""
+        if size is None or size < 0:
+            here = self.tell()
+            size = self.seek(0, io.SEEK_END) - here
+            self.seek(here)
+        if size > _MAX_READ_BYTES:
+            raise zipfile.BadZipFile(f"its list of files is longer than {_MAX_READ_BYTES} bytes")
+        return super().read(size)
+
+
+def _unpack_one(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, into: Path, *, limit_bytes: int) -> int | None:
+    """Unpack a file and return how many bytes it has; None: more than the limit."""
+    kind, parts = stat.S_IFMT(entry.external_attr >> 16), entry.filename.split("/")
+    shown = f"the archive holds {entry.filename[:200]!r}"
+    if not entry.filename.isprintable() or {"", ".", ".."} & {*parts} or len(parts) > _MAX_DEPTH:
+        raise HandoverError(f"{shown}, which is no path that we write")
+    if kind not in (0, stat.S_IFREG):
+        raise HandoverError(f"{shown}, which is no regular file")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise HandoverError(f"{shown} by a method of compression that is not read")
+    target = into.joinpath(*parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size_bytes = 0
+    with packed.open(entry) as source, target.open("xb") as out:
+        # What the zip says of sizes is not believed.
+        while chunk := source.read(2**20):
+            size_bytes += len(chunk)
+            if size_bytes > limit_bytes:
+                return None
+            out.write(chunk)
+    return size_bytes
 
 
 class _NoStorage:

@@ -1,7 +1,13 @@
 """What the publishing job takes from the training job, and what it refuses."""
 
+import io
 import json
 import os
+import stat
+import struct
+import tempfile
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gitops_ml.errors import DeniedError, UserError
-from gitops_ml.handover import HandoverError, Writer, digest_of, take
+from gitops_ml.handover import MAX_FILES, HandoverError, Writer, digest_of, take, unpack
 from gitops_ml.planning import Trial
 from gitops_ml.records import Attempt, Origin, Outcome, json_document, record_from_json
 from gitops_ml.spec import Artifact, Goal, Metrics, Read, Track
@@ -218,3 +224,174 @@ def test_writer__record_without_outputs__is_nothing_to_copy(tmp_path):
     writer.add(TRIAL, record(TRIAL), tmp_path / "nowhere")
 
     assert len(writer.close([])) == 64
+
+
+# A zip of it
+
+
+NAMES = ("raw", "raw.env")
+
+
+def _zip(entries: Sequence[tuple[str | zipfile.ZipInfo, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method) as packed:
+        for name, content in entries:
+            packed.writestr(name, content)
+    return made.getvalue()
+
+
+def _entry(name: str, kind: int) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = (kind | 0o644) << 16
+    return entry
+
+
+def _unpacked(content: bytes, folder: Path, **limits: int) -> dict[str, bytes]:
+    """Return what came of a zip: files by path, all in a folder of their own."""
+    archive, into = folder / "a.zip", folder / "into"
+    archive.write_bytes(content)
+    unpack(archive, into, names=NAMES, **limits)
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    return {path.relative_to(into).as_posix(): path.read_bytes() for path in into.rglob("*") if path.is_file()}
+
+
+def _refused(content: bytes, folder: Path, **limits: int) -> str:
+    with pytest.raises(HandoverError) as caught:
+        _unpacked(content, folder, **limits)
+    # Nothing beside the folder that it was to be unpacked into.
+    assert sorted(path.name for path in folder.iterdir()) in (["a.zip", "into"], ["a.zip"])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_unpack__folder_and_file__and_nothing_that_was_not_asked_for(tmp_path, method):
+    link = _entry("other/link", stat.S_IFLNK)
+    entries = [
+        ("raw/", b""),
+        ("raw/outputs/a b/\u00fc.json", b"{}"),
+        ("raw/handover.json", b"[]"),
+        ("raw.env", b"A=b\n"),
+    ]
+    more = [("report.html", b"<p>"), ("../up", b"x"), ("/abs", b"x"), (link, b"/etc/passwd"), ("raw2/x", b"x")]
+
+    assert _unpacked(_zip([*entries, *more], method), tmp_path) == {
+        "raw/outputs/a b/\u00fc.json": b"{}",
+        "raw/handover.json": b"[]",
+        "raw.env": b"A=b\n",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "into"]
+
+
+def test_unpack__what_was_handed_over__is_taken(tmp_path):
+    digest = _made(tmp_path / "raw")
+    files = [path for path in (tmp_path / "raw").rglob("*") if path.is_file()]
+    packed = _zip([(path.relative_to(tmp_path).as_posix(), path.read_bytes()) for path in files])
+    (tmp_path / "there").mkdir()
+    _unpacked(packed, tmp_path / "there")
+
+    assert take(tmp_path / "there/into/raw", digest, [TRIAL], CI).records == (TRIAL.key,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["raw/../../up", "raw/..", "raw//x", "raw/./x", "raw/x\n", "raw/\x1b[2J", "raw/" + "a/" * 64 + "a"],
+)
+def test_unpack__path_that_leads_elsewhere_or_is_none__is_refused(tmp_path, name):
+    assert _refused(_zip([(name, b"x")]), tmp_path) == f"the archive holds {name!r}, which is no path that we write"
+
+
+def test_unpack__backslash__is_part_of_a_name(tmp_path):
+    assert list(_unpacked(_zip([("raw/..\\..\\up", b"x")]), tmp_path)) == ["raw/..\\..\\up"]
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR])
+def test_unpack__link_or_device__is_refused(tmp_path, kind):
+    packed = _zip([(_entry("raw/x", kind), b"/etc/passwd"), ("raw/x/passwd", b"root")])
+
+    assert _refused(packed, tmp_path) == "the archive holds 'raw/x', which is no regular file"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("raw/x", "raw/x"), ("raw/x", "raw/x/y"), ("raw/x/y", "raw/x"), ("raw.env/x", "raw.env"), ("raw/" + "n" * 300,)],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_unpack__one_path_twice_or_a_name_too_long__is_refused(tmp_path, names):
+    assert _refused(_zip([(name, b"x") for name in names]), tmp_path).startswith("the archive cannot be unpacked: ")
+
+
+def test_unpack__bomb__ends_at_the_limit_whatever_it_says_of_its_size(tmp_path):
+    packed = bytearray(_zip([("raw/x", bytes(2**24))]))
+    at = packed.index(b"PK\x01\x02")
+    packed[at + 24 : at + 28] = struct.pack("<I", 100)  # the size, as the list of files has it
+
+    assert len(packed) < 2**15
+    said = _refused(bytes(packed), tmp_path, max_file_bytes=2**20)
+    # Of what claims to have 100 bytes no more than that is read, and its checksum is another's.
+    assert said == "the archive cannot be unpacked: Bad CRC-32 for file 'raw/x'"
+    (tmp_path / "b").mkdir()
+    assert _refused(_zip([("raw/x", bytes(2**24))]), tmp_path / "b", max_file_bytes=2**20) == (
+        "the archive holds too much: at most 1048576 bytes in a file, 1073741824 bytes together"
+    )
+    assert (tmp_path / "b/into/raw/x").stat().st_size <= 2**20
+
+
+def test_unpack__many_that_are_too_much_together__are_refused(tmp_path):
+    ten, eleven = (_zip([(f"raw/{number}", bytes(100)) for number in range(count)]) for count in (10, 11))
+
+    assert len(_unpacked(ten, tmp_path, max_total_bytes=1000)) == 10
+    (tmp_path / "b").mkdir()
+    assert _refused(eleven, tmp_path / "b", max_total_bytes=1000) == (
+        "the archive holds too much: at most 268435456 bytes in a file, 1000 bytes together"
+    )
+
+
+def test_unpack__too_many_files__are_refused(tmp_path):
+    packed = _zip([(f"raw/{number}", b"") for number in range(MAX_FILES + 1)], zipfile.ZIP_STORED)
+
+    assert _refused(packed, tmp_path) == "the archive holds more than 20000 files"
+
+
+def test_unpack__list_of_files_without_end__is_not_read(tmp_path):
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 17 * 2**20, 0, 0)
+
+    assert _refused(bytes(17 * 2**20) + end, tmp_path) == (
+        "the archive cannot be unpacked: its list of files is longer than 16777216 bytes"
+    )
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_unpack__other_method__is_refused(tmp_path, method):
+    assert _refused(_zip([("raw/x", b"x")], method), tmp_path) == (
+        "the archive holds 'raw/x' by a method of compression that is not read"
+    )
+
+
+def test_unpack__encrypted__is_refused(tmp_path):
+    packed = bytearray(_zip([("raw/x", b"x")]))
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        packed[packed.index(mark) + offset] |= 1
+
+    assert "is encrypted" in _refused(bytes(packed), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x05\x06", bytes(100), b"PK\x05\x06" + b"\xff" * 18])
+def test_unpack__what_is_no_zip__is_refused(tmp_path, content):
+    assert _refused(content, tmp_path).startswith("the archive cannot be unpacked: ")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_unpack__any_bytes_in_place_of_some__unpacks_or_is_refused_and_stays_inside(tmp_path, data):
+    packed = bytearray(_zip([("raw/a/b", b"text" * 40), ("raw.env", b"A=b"), ("raw/", b"")]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(packed) - 1))
+        packed[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=6))
+    place = Path(data.draw(st.builds(lambda: tempfile.mkdtemp(dir=tmp_path))))
+    try:
+        found = _unpacked(bytes(packed), place)
+    except HandoverError:
+        found = {}
+
+    assert all(path.split("/")[0] in NAMES for path in found)
+    assert sorted(path.name for path in place.iterdir()) in (["a.zip", "into"], ["a.zip"])
