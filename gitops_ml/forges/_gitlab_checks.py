@@ -40,6 +40,7 @@ class GitlabChecks:
         yield self._role(project)
         yield self._media(project, visibility)
         yield self._forks(project)
+        yield self._variables(project)
         yield self._ledger(ledger_branch)
 
     def _token(self) -> Check:
@@ -90,6 +91,19 @@ class GitlabChecks:
             return Check(subject=subject, ok=None, found="the setting is not shown to this token", fix=fix)
         found = "may run in this project, with its variables" if allowed else "run in the fork"
         return Check(subject=subject, ok=allowed is False, found=found, fix=fix)
+
+    def _variables(self, project: Mapping[str, object]) -> Check:
+        subject = "variables of a pipeline"
+        role = project.get("ci_pipeline_variables_minimum_override_role")
+        fix = (
+            "Settings > CI/CD > Variables > `Minimum role to use pipeline variables`: no one. They can name another "
+            "program to the job with the token, and a training can start a pipeline in the name of who pushed it"
+        )
+        if not isinstance(role, str):
+            return Check(subject=subject, ok=None, found="the setting is not shown to this token", fix=fix)
+        allowed = role != "no_one_allowed"
+        found = f"may be set by the role {role} and above" if allowed else "nobody may set any"
+        return Check(subject=subject, ok=not allowed, found=found, fix=fix)
 
     def _ledger(self, branch: str) -> Check:
         subject = f"protection of the ledger branch `{branch}`"

@@ -64,6 +64,7 @@ def mend(there):
     else:
         there.fake.guarded_media = True
         there.fake.fork_pipelines = False
+        there.fake.variables_role = "no_one_allowed"
         there.fake.protected["gitops-ml/reports"] = {"allow_force_push": False}
 
 
@@ -81,6 +82,7 @@ def test_doctor__fresh_repository__names_each_setting_to_change(job):
         "gitlab": {
             "plots in comments",
             "pipelines of forks",
+            "variables of a pipeline",
             "protection of the ledger branch `gitops-ml/reports`",
         },
     }[job.there.name]
@@ -126,6 +128,23 @@ def test_doctor__permissions_missing__says_which(job):
         assert "`pull-requests: write`" in checks["comments on pull requests"]["fix"]
     else:
         assert checks["role of the token"]["found"] == "access level 10"
+
+
+@pytest.mark.parametrize(
+    ("role", "ok", "said"),
+    [
+        ("no_one_allowed", True, "nobody may set any"),
+        ("owner", False, "may be set by the role owner and above"),
+        ("developer", False, "may be set by the role developer and above"),
+        (None, None, "the setting is not shown to this token"),
+    ],
+)
+def test_doctor__gitlab_variables_of_a_pipeline__only_nobody_is_safe(tmp_path, role, ok, said):
+    with place("gitlab", tmp_path) as there:
+        there.fake.variables_role = role
+        _, checks = found(Job(there, tmp_path))
+
+    assert (checks["variables of a pipeline"]["ok"], checks["variables of a pipeline"]["found"]) == (ok, said)
 
 
 def test_doctor__gitlab_job_token__is_not_enough(tmp_path):
