@@ -4,6 +4,7 @@
     gitops-ml ci --job plan --out plan             # three jobs: no credentials,
     gitops-ml ci --job run --plan plan --out raw   # the cloud's but no forge token that writes,
     gitops-ml ci --job publish --from raw --digest D     # the forge's, and nothing of the repository is run
+    gitops-ml ci --job publish --from-job NAME     # the same on GitLab, where that job's files are fetched by the API
     gitops-ml ci --job pending                     # beside `run`, with the forge's token: say that training began
 
 What was left at work in a cloud for an older head is ended by the new head's job that trains, or by ``reconcile``.
@@ -17,9 +18,11 @@ has left at work, see ``--detach``).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -30,7 +33,7 @@ from gitops_ml.acceptance import Acknowledgement
 from gitops_ml.backends.base import Asked
 from gitops_ml.baselines import InvalidSpecError
 from gitops_ml.ci import COMMANDS_HELP, Event, EventKind, Spend, Steps, Verb, command_in, steps_for
-from gitops_ml.commands import _ci_publish
+from gitops_ml.commands import _ci_handover, _ci_publish
 from gitops_ml.commands._ci_console import Console
 from gitops_ml.commands._ci_detach import Detach, at_work, job_limit_s, to_be_left
 from gitops_ml.commands._ci_identity import kept_fresh, refuse_beside_training
@@ -68,7 +71,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--job", choices=_JOBS, default="all", help="which part (all)")
     parser.add_argument("--out", metavar="DIR", type=Path, help="leave the plan or what is handed over in DIR")
     parser.add_argument("--plan", metavar="DIR", type=Path, help="run: what `--job plan --out DIR` left")
-    parser.add_argument("--from", dest="source", metavar="DIR", type=Path, help="publish: what `--job run` left")
+    handed_over = parser.add_mutually_exclusive_group()
+    handed_over.add_argument("--from", dest="source", metavar="DIR", type=Path, help="publish: what `--job run` left")
+    handed_over.add_argument(
+        "--from-job",
+        metavar="NAME",
+        help=f"publish, on GitLab: fetch what this job of the pipeline left, `{_ci_handover.FOLDER}` and "
+        f"`{_ci_handover.DOTENV}` with its `--dotenv`; if it left nothing, nobody has approved anything",
+    )
     parser.add_argument("--digest", metavar="SHA256", help="publish: the `digest` that `--job run` said itself")
     parser.add_argument(
         "--cancelled",
@@ -116,10 +126,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Do what the event asks for."""
     console = Console(tools=tools, dotenv=tools.cwd / args.dotenv if args.dotenv else None)
-    flow = Flow(args, tools, console)
     try:
-        with kept_fresh(tools.environ, tools.note):
-            return flow.run()
+        with kept_fresh(tools.environ, tools.note), contextlib.ExitStack() as until_done:
+            return Flow(args, tools, console, until_done).run()
     except InvalidSpecError as error:
         console.annotate(error.diagnostics)
         console.outputs({"verdict": "invalid"})
@@ -155,8 +164,16 @@ def event_for(args: argparse.Namespace, tools: Tools) -> Event:
 class Flow:
     """One event on its way through the jobs."""
 
-    def __init__(self, args: argparse.Namespace, tools: Tools, console: Console) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        tools: Tools,
+        console: Console,
+        until_done: contextlib.ExitStack,
+    ) -> None:
+        """``until_done``: what is to be removed at the end."""
         self._args = args
+        self._until_done = until_done
         self._tools = tools
         self._console = console
         self._job: str = args.job
@@ -205,6 +222,7 @@ class Flow:
         """Do on schedule what ``reconcile`` does, in as many jobs as everything else."""
         part = {"all": Part.ALL, "run": Part.COLLECT, "publish": Part.PUBLISH}.get(self._job)
         if part is not None:
+            self._fetch()
             code, outputs = reconcile(self, self._args, self._tools, default=event.default or "main", part=part)
             self._outputs |= outputs
             return code
@@ -221,6 +239,18 @@ class Flow:
         return self._forge
 
     # Before
+
+    def _fetch(self) -> None:
+        """Fetch what the job that trained has left, if it was named, and go on as if it lay here."""
+        if self._job != "publish" or self._args.from_job is None:
+            return
+        folder = self._until_done.enter_context(tempfile.TemporaryDirectory(prefix="gitops-ml-"))
+        found = _ci_handover.fetched(self.forge(), self._args.from_job, Path(folder), self._tools.note)
+        source, digest = found or (None, None)
+        # Its environment's reviewers approved what it trained: nothing, if it did not come so far.
+        approved = self._args.approved_by_environment and found is not None
+        given = {**vars(self._args), "source": source, "digest": digest, "approved_by_environment": approved}
+        self._args = argparse.Namespace(**given)
 
     def _resolved(self, event: Event) -> Event:
         """Ask the forge for what the event does not say."""
@@ -433,6 +463,7 @@ class Flow:
 
     def _go(self, event: Event, steps: Steps) -> int:
         tools = self._tools
+        self._fetch()
         approval, names = self._approval(event)
         policy = policy_from(tools.project.policy)
         if approval is not None and (objection := objection_to(approval, event.head or "", policy)):

@@ -13,6 +13,7 @@ the default branch.
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from gitops_ml import ci
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
             "collects what has ended"
         )
     default = args.target or (event.default if event else None) or "main"
-    with kept_fresh(tools.environ, tools.note):
-        code, outputs = reconcile(Flow(args, tools, console), args, tools, default=default, part=Part(args.job))
+    with kept_fresh(tools.environ, tools.note), contextlib.ExitStack() as until_done:
+        flow = Flow(args, tools, console, until_done)
+        code, outputs = reconcile(flow, args, tools, default=default, part=Part(args.job))
     console.outputs(outputs)
     return code

@@ -1,12 +1,15 @@
 """The shipped GitLab file as a runner executes it: `gitlab-ci-local`, from an empty repository to a merged change."""
 
+import io
 import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,9 @@ import yaml
 
 from gitops_ml.errors import ExitCode
 from tests.fakes.githttp import GitServer
-from tests.fakes.gitlab import PROJECT, FakeGitLab
+from tests.fakes.gitlab import PROJECT, FakeGitLab, Job
 from tests.fakes.repositories import ENVIRON, commit, git, make_remote, make_repository
+from tests.fakes.server import Answer, Call, Server
 
 TOP = Path(__file__).parents[2]
 RUNNER = TOP / ".cache/judges/node_modules/gitlab-ci-local/dist/index.js"
@@ -48,6 +52,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def uploaded(folder: Path) -> bytes | None:
+    """Return the archive of what a job has left in a folder; None: nothing."""
+    files = [path for path in folder.rglob("*") if path.is_file() and ".gitlab-ci-reports" not in path.parts]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in files:
+            packed.write(path, path.relative_to(folder).as_posix())
+    return content.getvalue() if files else None
+
+
 class Project:
     """A project on the fake GitLab with git over HTTP, and a runner."""
 
@@ -59,6 +73,8 @@ class Project:
         self.remote = make_remote(folder / "git" / f"{PROJECT}.git")
         self.work = make_repository(folder / "work", {"train.py": TRAIN}, remote=self.remote)
         self.pipelines = 100
+        self.archive: Callable[[Path], bytes | None] = uploaded
+        """What GitLab gives as what the job that trains has left."""
         self.home = folder / "home"
         (self.home / ".gitlab-ci-local").mkdir(parents=True)
         # As the page wants it: only the jobs in that environment see the token.
@@ -93,6 +109,12 @@ class Project:
             "CI_COMMIT_SHA": git(place, "rev-parse", "HEAD"),
             **variables,
         }
+        # What a runner would have uploaded lies in a folder; GitLab gives it as a zip, to whoever may have it.
+        left = place / ".gitlab-ci-local/artifacts/gitops-mlOgrun"  # by a name of its own, without the colon
+        self.fake.jobs[self.pipelines] = [
+            Job(number=self.pipelines * 10, name="gitops-ml:run", archive=lambda: self.archive(left)),
+            Job(number=self.pipelines * 10 + 1, name="gitops-ml:publish", status="running"),
+        ]
         words = ["node", str(RUNNER), "--force-shell-executor", "--shell-isolation", "--no-artifacts-to-source"]
         words += ["--no-color", "--home", str(self.home), "--ignore-predefined-vars", ",".join(given)]
         words += [word for name, value in given.items() for word in ("--variable", f"{name}={value}")]
@@ -135,8 +157,13 @@ def project(tmp_path: Path) -> Iterator[Project]:
         yield Project(tmp_path, fake, server)
 
 
-def adopted(project: Project) -> None:
-    """Let ``init`` look at a repository with nothing but a script and what it has left, and commit what it writes."""
+def adopted(project: Project, *, shipped: str | None = None) -> None:
+    """Let ``init`` look at a repository with nothing but a script and what it has left, and commit what it writes.
+
+    Args:
+        project: the repository.
+        shipped: our file, where another is to be shown.
+    """
     subprocess.run([sys.executable, "train.py"], cwd=project.work, check=True, timeout=60)
     done = project.command("init", "--ci", "gitlab", "--name", "digits")
     assert done.returncode == ExitCode.OK, done.stderr
@@ -148,8 +175,8 @@ def adopted(project: Project) -> None:
         file.read_text(),
     )
     assert count == 1
-    shipped = (TOP / "action/gitlab-ci.yml").read_text(encoding="utf-8")
-    commit(project.work, {".gitlab-ci.yml": text, "ours.yml": shipped, ".gitignore": ".gitops-ml/\nmetrics.jsonl\n"})
+    ours = shipped or (TOP / "action/gitlab-ci.yml").read_text(encoding="utf-8")
+    commit(project.work, {".gitlab-ci.yml": text, "ours.yml": ours, ".gitignore": ".gitops-ml/\nmetrics.jsonl\n"})
     git(project.work, "push", "-q", "origin", "main")
 
 
@@ -210,6 +237,112 @@ def test_pipeline__on_schedule__ends_what_a_dead_pipeline_left_pending_and_train
     assert "change 7: 6 trials without a record, which no run trains any more" in done.stdout
     assert "branch main: 3 trials without a record" in done.stdout
     assert git(project.remote, "for-each-ref", "refs/heads/gitops-ml") == ""
+
+
+# What a job that trains could do to the one with the token
+
+
+def spied(project: Project) -> tuple[str, Path]:
+    """Return our file with a variable that is reported by the job that trains, and where that leads the secret.
+
+    A training needs no line in the file for it: it can upload such a report with its job's own token.
+    """
+    spy, seen = project.folder / "spy", project.folder / "seen"
+    spy.mkdir()
+    (spy / "gitops-ml").write_text(f'#!/bin/sh\nprintenv GITLAB_TOKEN >>"{seen}"\n')
+    (spy / "gitops-ml").chmod(0o755)
+    path = f"{spy}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    text = (TOP / "action/gitlab-ci.yml").read_text(encoding="utf-8")
+    script, paths = "  script:\n    - gitops-ml ci --job run", "    paths: [gitops-ml-raw/, gitops-ml.env]\n"
+    assert text.count(script) == text.count(paths) == 1
+    text = text.replace(script, script.replace("gitops-ml", f"echo 'PATH={path}' >reported.env\n    - gitops-ml", 1))
+    return text.replace(paths, f"{paths}    reports: {{dotenv: reported.env}}\n"), seen
+
+
+def test_publish__variables_that_the_training_reports__do_not_reach_the_job_with_the_token(project):
+    text, seen = spied(project)
+    adopted(project, shipped=text)
+    done = project.pipeline("push", "main")
+
+    assert done.returncode == 0, said(done)
+    assert project.records() == 3
+    assert not seen.exists()
+
+
+def test_publish__with_artifacts_by_the_runner__would_be_led_by_them(project):
+    # The runner hands the variables on where it is let: the test above would see it.
+    text, seen = spied(project)
+    by_runner = text.replace("artifacts: false # it fetches them itself", "artifacts: true")
+    assert by_runner != text
+    adopted(project, shipped=by_runner)
+    project.pipeline("push", "main")
+
+    assert seen.read_text() == f"{TOKEN}\n"
+
+
+def test_publish__archive_with_a_link__is_refused_whole_and_nothing_stays_pending(project):
+    adopted(project)
+    assert project.pipeline("push", "main").returncode == 0
+
+    def with_a_link(folder: Path) -> bytes | None:
+        content = uploaded(folder)
+        if content is None:
+            return None
+        changed = io.BytesIO(content)
+        with zipfile.ZipFile(changed, "a") as packed:
+            link = zipfile.ZipInfo("gitops-ml-raw/outputs/link")
+            link.external_attr = (stat.S_IFLNK | 0o777) << 16
+            packed.writestr(link, "/etc/passwd")
+        return changed.getvalue()
+
+    project.archive = with_a_link
+    records = project.records()
+    head, done = project.changed(0.1)
+
+    assert done.returncode == 1, said(done)
+    assert "the archive holds 'gitops-ml-raw/outputs/link', which is no regular file" in said(done)
+    assert project.records() == records
+    assert project.statuses(head) == ["running", "failed"]
+
+
+def test_publish__job_that_left_nothing__is_named_and_what_is_missing_is_said(project):
+    adopted(project)
+    assert project.pipeline("push", "main").returncode == 0
+    project.archive = lambda folder: None
+    head, done = project.changed(0.1)
+
+    assert done.returncode == 1, said(done)
+    assert "nothing is taken from the job `gitops-ml:run` (success): it left nothing" in done.stderr
+    assert project.statuses(head) == ["running", "failed"]
+    assert len(project.fake.notes) == 1
+
+
+def test_publish__artifacts_in_an_object_storage__are_fetched_without_the_token(project):
+    adopted(project)
+    store = Store()
+    with store.running():
+        project.fake.artifacts_at = store.send_on
+        done = project.pipeline("push", "main")
+
+    assert done.returncode == 0, said(done)
+    assert project.records() == 3
+    (call,) = store.calls
+    assert "canary" not in str(call)
+
+
+class Store(Server):
+    """Where GitLab keeps what jobs leave, by addresses that are keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content: bytes | None = None
+
+    def send_on(self, job: Job) -> Answer:
+        self.content = job.left()
+        return Answer(status=302, headers={"Location": f"{self.url}/{job.number}?signature=x"})
+
+    def handle(self, call: Call) -> Answer:
+        return Answer(body=self.content)
 
 
 def test_include_for_aws__adds_the_token_to_the_job_that_trains_and_nothing_else(project):

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from action import tags
 from action.tables import readme
 from gitops_ml import __version__
+from gitops_ml.commands import _ci_handover
 from gitops_ml.commands.init import PROJECT, ci_files
 from gitops_ml.main import parser
 from tests.fakes.repositories import git, write
@@ -503,26 +504,27 @@ def test_gitlab_file__its_commands__parse():
 
     assert len(lines) == 5
     for line in lines:
-        line = line.replace('"$@"', "--from gitops-ml-raw --digest 0").replace("$[[ inputs.detach ]]", "auto")
+        line = line.replace('"$@"', "--approved-by-environment").replace("$[[ inputs.detach ]]", "auto")
         words = shlex.split(line)
         parser(words[0]).parse_args(words)
 
 
-@pytest.mark.parametrize(
-    ("action", "digest", "given"),
-    [
-        ("access", "", ""),
-        ("access", "ab", "--from gitops-ml-raw --digest ab"),
-        ("start", "", ""),
-        ("start", "ab", "--approved-by-environment --from gitops-ml-raw --digest ab"),
-    ],
-)
-def test_gitlab_file__job_that_publishes__says_approved_only_of_what_trained(tmp_path, action, digest, given):
-    if digest:
-        (tmp_path / "gitops-ml.env").write_text(f"CI_API_V4_URL=https://evil.example\nVERDICT=pass\nDIGEST={digest}\n")
-    done = published_on_gitlab(tmp_path, action)
+@pytest.mark.parametrize(("action", "given"), [("access", []), ("start", ["--approved-by-environment"])])
+def test_gitlab_file__job_that_publishes__fetches_what_the_job_that_trains_left(tmp_path, action, given):
+    done = published_on_gitlab(tmp_path, environment_action=action)
+    words = ["ci", "--job", "publish", "--from-job", "gitops-ml:run", *given]
 
-    assert (done.returncode, done.stdout.strip()) == (0, f"ci --job publish {given}".strip()), done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, words), done.stderr
+    assert "gitops-ml:run" in yaml.safe_load(GITLAB["jobs"])
+
+
+def test_gitlab_file__what_is_fetched__is_what_the_job_that_trains_leaves():
+    job = yaml.safe_load(GITLAB["jobs"])["gitops-ml:run"]
+    words = shlex.split(job["script"][0].replace('"$@"', ""))
+    args = parser("ci").parse_args(words[1:])
+
+    assert (str(args.out), str(args.dotenv)) == (_ci_handover.FOLDER, _ci_handover.DOTENV)
+    assert job["artifacts"]["paths"] == [f"{_ci_handover.FOLDER}/", _ci_handover.DOTENV]
 
 
 @pytest.mark.parametrize(
@@ -541,20 +543,92 @@ def test_gitlab_file__change_that_brings_what_the_jobs_hand_over__is_refused(tmp
     )
 
 
-def test_gitlab_file__job_that_trains__sets_no_variable_of_another():
-    assert "dotenv" not in yaml.safe_load(GITLAB["jobs"])["gitops-ml:run"]["artifacts"].get("reports", {})
+def test_gitlab_file__jobs_with_the_token__take_nothing_of_others_by_the_runner():
+    jobs = {name: job for name, job in yaml.safe_load(GITLAB["jobs"]).items() if not name.startswith(".")}
+    environments = {name: job.get("environment", {}).get("name") for name, job in jobs.items()}
+    with_token = [name for name, environment in environments.items() if environment == "gitops-ml/publish"]
+
+    assert with_token == ["gitops-ml:pending", "gitops-ml:publish"]
+    for name in with_token:
+        # Without `needs` it would be all jobs of earlier stages.
+        assert jobs[name]["needs"]
+        assert all(need["artifacts"] is False for need in jobs[name]["needs"])
+    assert not [name for name, job in jobs.items() if "dotenv" in job.get("artifacts", {}).get("reports", {})]
 
 
-def published_on_gitlab(place, action="access"):
+def test_gitlab_file__what_was_chosen_at_the_include__is_no_variable():
+    jobs = yaml.safe_load(JOBS)
+    lines = [line for job in jobs.values() for key in ("before_script", "script") for line in job.get(key, ())]
+    script = "\n".join(lines)
+    free = {name for name, one in GITLAB_INPUTS.items() if "options" not in one and one.get("type") != "boolean"}
+    inlined = free & {*re.findall(r"inputs\.(\w+)", script)}
+
+    assert [(name, job["variables"]) for name, job in jobs.items() if "variables" in job] == [
+        (".gitops-ml", {"GIT_DEPTH": "0"})
+    ]
+    assert "$GITOPS_ML_" not in script
+    assert inlined == {"version", "source"}
+    for name in inlined:
+        # In single quotes, and held to characters that cannot end them.
+        assert script.count(f"'$[[ inputs.{name} ]]'") == script.count(f"inputs.{name} ") == 1
+        assert re.search(GITLAB_INPUTS[name]["regex"], GITLAB_INPUTS[name]["default"])
+
+
+@pytest.mark.parametrize("name", ["version", "source"])
+@pytest.mark.parametrize(
+    "text", ["'; id; '", "a b", "$CI_SERVER_URL", "`id`", "a\nb", "a\\b", "--upload-pack=id", '"', "", "a;b", "a&b"]
+)
+def test_gitlab_file__input_that_would_be_shell__does_not_fit(name, text):
+    assert re.search(GITLAB_INPUTS[name]["regex"], text) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("version", "v1.2.0-rc.1+build"),
+        ("version", "release/1.x"),
+        ("source", "https://gitlab.example.com:8443/team/gitops-ml.git"),
+        ("source", "git@gitlab.example.com:team/gitops-ml.git"),
+        ("source", "/srv/mirrors/gitops-ml.git"),
+    ],
+)
+def test_gitlab_file__input_as_people_write_it__fits(name, text):
+    assert re.search(GITLAB_INPUTS[name]["regex"], text)
+
+
+INSTALLS = """#!/bin/sh
+mkdir -p "$RUNNER_TEMP/gitops-ml-action/bin"
+printf '#!/bin/sh\\necho ours "$@"\\n' >"$RUNNER_TEMP/gitops-ml-action/bin/gitops-ml"
+chmod +x "$RUNNER_TEMP/gitops-ml-action/bin/gitops-ml"
+"""
+
+
+def test_gitlab_file__variables_of_a_pipeline__do_not_choose_what_is_installed(tmp_path):
+    mirror, place = tmp_path / "mirror", tmp_path / "place"
+    write(mirror, {"action/install.sh": INSTALLS})
+    (mirror / "action/install.sh").chmod(0o755)
+    git(mirror, "init", "-q", "-b", "v1")
+    git(mirror, "add", ".")
+    git(mirror, "commit", "-q", "-m", "made")
+    place.mkdir()
+    theirs = {"GITOPS_ML_SOURCE": "/nowhere", "GITOPS_ML_VERSION": "evil", "GITOPS_ML_INSTALLED": "true"}
+    done = published_on_gitlab(place, source=mirror, version="v1", installed="false", **theirs)
+
+    assert (done.returncode, done.stdout) == (0, "ours ci --job publish --from-job gitops-ml:run\n"), done.stderr
+
+
+def published_on_gitlab(place, *, environment_action="access", source="x", version="x", installed="true", **variables):
     """Run what the job `gitops-ml:publish` runs, with a command that only says its arguments."""
-    jobs = yaml.safe_load(GITLAB["jobs"])
+    inputs = {"environment_action": environment_action, "source": source, "version": version, "installed": installed}
+    jobs = yaml.safe_load(JOBS)
     git(place, "init", "-q")
     (place / "bin").mkdir()
     (place / "bin/gitops-ml").write_text('#!/bin/sh\necho "$@"\n')
     (place / "bin/gitops-ml").chmod(0o755)
     lines = "\n".join([*jobs[".gitops-ml"]["before_script"], jobs["gitops-ml:publish"]["script"][-1]])
-    lines = lines.replace('"access" = start', f'"{action}" = start')
-    return tool("bash", "-c", lines, cwd=place, GITOPS_ML_INSTALLED="true", PATH=f"{place}/bin:{os.environ['PATH']}")
+    lines = re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda it: str(inputs[it[1]]), lines)
+    path = f"{place}/bin:{os.environ['PATH']}"
+    return tool("bash", "-c", lines, cwd=place, **{**variables, "PATH": path, "TMPDIR": str(place.parent)})
 
 
 @pytest.fixture
