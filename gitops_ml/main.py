@@ -8,6 +8,7 @@ import gc
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         if name == command:
             module = importlib.import_module(f"gitops_ml.commands.{name}")
             module.configure(verb)
-            verb.set_defaults(run=module.run)
+            verb.set_defaults(run=module.run, verb=verb)
     return top
 
 
@@ -120,7 +121,9 @@ def _carry_out(named: str | None, argv: Sequence[str], tools: Tools) -> int:
         if not argv:
             tools.note(parser().format_help().rstrip())
             return ExitCode.USAGE
-        args = parser(named).parse_args(argv)
+        args, unknown = parser(named).parse_known_args(argv)
+        if unknown:
+            args.verb.error(_unknown(unknown[0], args.verb))
     except SystemExit as stop:
         code = int(stop.code or 0)
     else:
@@ -134,6 +137,18 @@ def _carry_out(named: str | None, argv: Sequence[str], tools: Tools) -> int:
             # The reader had enough (`| head`), and the work was done: what it found still counts.
             _discard(tools.out)
     return code
+
+
+def _unknown(word: str, verb: argparse.ArgumentParser) -> str:
+    """Return what is said about a word that the command does not take."""
+    from gitops_ml.schema import nearest_or_all
+    from gitops_ml.source import shown
+
+    if not word.startswith("-"):
+        return f"there is one word too many: {shown(word)}"
+    # Without its value, which may be a secret that was given to the wrong option.
+    option = word.partition("=")[0]
+    return f"there is no option {shown(option)}{nearest_or_all(option, re.findall('--[a-z-]+', verb.format_usage()))}"
 
 
 def _command(argv: Sequence[str]) -> str | None:

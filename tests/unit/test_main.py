@@ -73,6 +73,22 @@ def test_main__nothing_said__which_commands_there_are(tmp_path) -> None:
     assert surroundings.err.getvalue() == parser().format_help().rstrip() + "\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--jobz", "3"], "there is no option `--jobz`; did you mean `--jobs`?"),
+        (["doctor", "--tokn=glpat-canary"], "there is no option `--tokn`; known are: --forge, --backend, --format"),
+        (["doctor", "fast"], "there is one word too many: `fast`"),
+    ],
+)
+def test_main__word_that_the_command_does_not_take__is_named_with_what_it_takes(tmp_path, capsys, words, said) -> None:
+    assert main(words, tools(tmp_path)) == ExitCode.USAGE
+
+    usage, _, last = capsys.readouterr().err.rpartition("\n" + f"gitops-ml {words[0]}: ")
+    assert usage.startswith(f"usage: gitops-ml {words[0]} [-h] ")
+    assert last == f"error: {said}\n"
+
+
 def test_main__interrupted__130(tmp_path, command) -> None:
     surroundings = tools(tmp_path)
 
