@@ -155,7 +155,11 @@ def _experiment(
 
 
 def _kind(experiment: ExperimentComparison) -> str:
-    return {GateResult.FAIL: "bad", GateResult.WARN: "open", GateResult.PASS: "good"}[experiment.gate]
+    if experiment.gate is GateResult.FAIL:
+        return "bad"
+    # A gate that nothing is held to passes also without a result.
+    well = wording.headline(experiment).kind in (Verdict.BETTER, Verdict.SAME, Verdict.NEW)
+    return "good" if experiment.gate is GateResult.PASS and well else "open"
 
 
 def _verdict_line(experiment: ExperimentComparison) -> str:
@@ -390,7 +394,7 @@ th button:focus-visible{outline:2px solid var(--link);outline-offset:2px}
 th[aria-sort=ascending] button::after{content:" \\25B2"}th[aria-sort=descending] button::after{content:" \\25BC"}
 .good{color:var(--good)}.bad,.fail{color:var(--bad)}.fail{font-weight:700}.open,.quiet{color:var(--open)}
 .verdict.good,.verdict.bad,.verdict.open{color:var(--ink)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem;align-items:start}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem;align-items:start}
 figure{margin:0;padding:.6rem;border:1px solid var(--line);border-radius:6px;min-width:0}
 figure svg{display:block;width:100%;height:auto;max-height:26rem}
 figure img{display:block;width:100%;max-height:26rem;object-fit:contain;object-position:left}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gitops_ml import reports
-from gitops_ml.comparison import Verdict
+from gitops_ml.comparison import GateResult, Verdict
 from tests.fakes import comparisons as fakes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -74,6 +74,25 @@ def test_page__hostile_name__is_escaped():
 
     assert outline.scripts == 1
     assert outline.outside == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "gate", "kind"),
+    [
+        (Verdict.BETTER, GateResult.PASS, "good"),
+        (Verdict.SAME, GateResult.PASS, "good"),
+        (Verdict.WORSE, GateResult.PASS, "open"),
+        (Verdict.MISSING, GateResult.PASS, "open"),
+        (Verdict.BETTER, GateResult.WARN, "open"),
+        (Verdict.BETTER, GateResult.FAIL, "bad"),
+    ],
+)
+def test_page__verdict__is_green_only_for_a_result_that_is_well(verdict, gate, kind):
+    metric = fakes.metric("x", (1.0,), (2.0,), verdict, gate=gate)
+
+    text = reports.page(fakes.comparison(fakes.experiment("a", (metric,))))
+
+    assert f'<p class="verdict {kind}">' in text
 
 
 def test_page__table_of_one_row__has_nothing_to_sort_by():
