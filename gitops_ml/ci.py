@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,8 @@ class Event:
     change: int | None = None
     fork: bool | None = None
     draft: bool = False
+    at: datetime | None = None
+    """When it happened, as the CI itself says it."""
     actor: str = ""
     """Who set it off. For words only: it never decides what may be done."""
     author: str = ""
@@ -242,6 +245,7 @@ def _push(payload: Any) -> Event:
     return Event(
         kind=EventKind.PUSH,
         head=_real(_text(payload, "after")),
+        at=_time(_at(payload, "repository", "pushed_at")),
         branch=ref.removeprefix("refs/heads/"),
         before=_real(_text(payload, "before")),
         fork=False,
@@ -265,6 +269,7 @@ def _pull_request(payload: Any) -> Event:
         change=_whole(_at(pull, "number")),
         # A fork that was deleted has no repository any more. Names can be changed, numbers cannot.
         fork=not (isinstance(home, int) and home == whole),
+        at=_time(_at(pull, "updated_at")),
         draft=_at(pull, "draft") is True,
         label=_text(payload, "label", "name"),
         author=_text(payload, "sender", "login") if action == "labeled" else "",
@@ -278,6 +283,7 @@ def _issue_comment(payload: Any) -> Event:
     return Event(
         kind=EventKind.COMMENT,
         change=_whole(_at(payload, "issue", "number")),
+        at=_time(_at(payload, "comment", "created_at")),
         comment=_text(payload, "comment", "body"),
         author=_text(payload, "comment", "user", "login"),
     )
@@ -335,6 +341,7 @@ def _gitlab_event(environ: Mapping[str, str]) -> Event:
         target=environ.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME") or environ.get("CI_DEFAULT_BRANCH") or None,
         default=environ.get("CI_DEFAULT_BRANCH") or None,
         before=_real(environ.get("CI_COMMIT_BEFORE_SHA", "")),
+        at=_time(environ.get("CI_PIPELINE_CREATED_AT")),
         change=ours.change,
         fork=ours.fork if ours.change is not None else False,
         draft=environ.get("CI_MERGE_REQUEST_DRAFT") == "true",
@@ -371,6 +378,19 @@ def _text(value: Any, *names: str) -> str:
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**12 else None
+
+
+def _time(value: Any) -> datetime | None:
+    """Return the moment that a forge names, in text or in seconds (``pushed_at`` of a push)."""
+    try:
+        if isinstance(value, str):
+            found = datetime.fromisoformat(value)
+            return found if found.tzinfo is not None else None
+        if isinstance(value, int) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return None
 
 
 def _real(text: str) -> str | None:

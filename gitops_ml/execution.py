@@ -507,6 +507,8 @@ def _only_costlier(status: JobStatus, before: JobStatus | None) -> bool:
 
 
 def _same(one: Attempt, other: Attempt) -> bool:
+    if one.usage is not None and other.usage is not None and one.usage.instance_id:
+        return one.usage.instance_id == other.usage.instance_id  # one machine per attempt
     # The key may be planned again from another commit or machine; the attempt is still the one that it was.
     # What it cost is known for good only when its machine is gone.
     names = ("number", "experiment", "commit", "dirty", "origin", "usage", "cost_usd")

@@ -18,6 +18,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,8 @@ def take(
     trials: Sequence[Trial],
     origin: Origin,
     *,
+    now: datetime,
+    since: datetime | None = None,
     done: Collection[str] = (),
     all_of: bool = True,
 ) -> Taken:
@@ -263,6 +266,9 @@ def take(
         digest: as the training job itself said it.
         trials: that the publisher's own plan lets be trained; anything else in the folder is refused.
         origin: of the records.
+        now: aware UTC; nothing began later.
+        since: when the training job was asked for; what it says to have begun earlier counts from then. None: whoever
+            handed over ran no code of a change, and knows its times from the cloud.
         done: keys that were taken before.
         all_of: refuse the folder if it holds more. A sweep's winner is known only when its points are, so what
             confirms it is taken with a second plan.
@@ -279,13 +285,16 @@ def take(
         raise HandoverError(f"{folder} holds results of trials that are not in the plan: {strange[0][:12]}")
     records = {key: entry for key, entry in index.records.items() if key in planned and key not in done}
     files: dict[str, bytes] = {}
+    succeeded: list[Attempt] = []
     for key, (attempt, stored) in records.items():
-        files |= _record_files(planned[key], attempt, stored, folder / "outputs" / key, origin)
+        believed = _believed(attempt, planned[key], origin, since, now)
+        succeeded.append(believed)
+        files |= _record_files(planned[key], believed, stored, folder / "outputs" / key)
     lost = [attempt for attempt in index.failed if attempt.key in planned and attempt.key not in done]
-    failed = tuple(_believed(attempt, planned[attempt.key], origin) for attempt in lost)
+    failed = tuple(_believed(attempt, planned[attempt.key], origin, since, now) for attempt in lost)
     for attempt in failed:
         files[attempt_path(attempt.key, attempt.number)] = json_bytes(attempt_to_json(attempt))
-    costs = [attempt.cost_usd for attempt in (*(one for one, _ in records.values()), *failed)]
+    costs = [attempt.cost_usd for attempt in (*succeeded, *failed)]
     return Taken(files=files, records=tuple(records), failed=failed, costs_usd=tuple(costs), left=tuple(strange))
 
 
@@ -295,7 +304,7 @@ def live_in(folder: Path, digest: str) -> tuple[str, ...]:
     return _index(folder / "handover.json").live
 
 
-def ended_in(folder: Path, digest: str, origin: Origin) -> tuple[Attempt, ...]:
+def ended_in(folder: Path, digest: str, origin: Origin, now: datetime) -> tuple[Attempt, ...]:
     """Return the attempts of jobs that no plan has any more.
 
     Only for what a job has handed over that runs no code of any change: there is no plan to hold them to.
@@ -305,9 +314,8 @@ def ended_in(folder: Path, digest: str, origin: Origin) -> tuple[Attempt, ...]:
     for attempt in _index(folder / "handover.json").ended:
         if not re.fullmatch(r"[0-9a-f]{64}", attempt.key):
             raise HandoverError(f"{folder}: {attempt.key[:80]!r} is no key")
-        found.append(
-            dataclasses.replace(_possible(attempt), origin=dataclasses.replace(origin, change=attempt.origin.change))
-        )
+        whose = dataclasses.replace(origin, change=attempt.origin.change)
+        found.append(dataclasses.replace(_possible(attempt, None, now), origin=whose))
     return tuple(found)
 
 
@@ -380,10 +388,10 @@ def _stored(value: Any) -> StoredFile:
     return StoredFile(path=path, sha256=sha256, size_bytes=size, store=store)
 
 
-def _believed(attempt: Attempt, trial: Trial, origin: Origin) -> Attempt:
-    """Return the attempt with everything that the plan knows better."""
+def _believed(attempt: Attempt, trial: Trial, origin: Origin, since: datetime | None, now: datetime) -> Attempt:
+    """Return the attempt with everything that is known better here."""
     return dataclasses.replace(
-        _possible(dataclasses.replace(attempt, key=trial.key)),
+        _possible(dataclasses.replace(attempt, key=trial.key), since, now),
         experiment=trial.experiment.name,
         commit=trial.version.commit,
         dirty=trial.version.dirty,
@@ -393,26 +401,37 @@ def _believed(attempt: Attempt, trial: Trial, origin: Origin) -> Attempt:
     )
 
 
-def _possible(attempt: Attempt) -> Attempt:
-    """Return the attempt if it can be one; a negative cost would buy more trainings."""
+def _possible(attempt: Attempt, since: datetime | None, now: datetime) -> Attempt:
+    """Return the attempt if it can be one, and as far as it can be.
+
+    A negative cost would buy more trainings, and so would a date in another month: money counts where it began. Who
+    names a price and the seconds that were paid for cannot have paid less.
+    """
     if attempt.cost_usd < 0 or attempt.duration_s < 0 or not 1 <= attempt.number <= 10_000:
         raise HandoverError(f"the attempt of {attempt.key[:12]} has a negative cost, duration or number")
     if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", attempt.started_at, re.ASCII):
         raise HandoverError(f"the attempt of {attempt.key[:12]} began at no time: {attempt.started_at[:40]!r}")
+    usage = attempt.usage
+    paid_usd = (usage.usd_per_hour or 0.0) * usage.billed_s / 3600 if usage is not None else 0.0
+    times = [attempt.started_at, *([_moment(since)] if since is not None else [])]
     return dataclasses.replace(
         attempt,
+        started_at=min(max(times), _moment(now)),  # in this form they sort as they follow each other
+        cost_usd=max(attempt.cost_usd, round(paid_usd, 6)),
         reason=attempt.reason[:1000],
         log_tail=attempt.log_tail.encode(errors="replace")[-_LOG_TAIL_BYTES:].decode(errors="ignore"),
     )
 
 
-def _record_files(
-    trial: Trial, attempt: Attempt, stored: Sequence[StoredFile], folder: Path, origin: Origin
-) -> Mapping[str, bytes]:
+def _moment(when: datetime) -> str:
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _record_files(trial: Trial, attempt: Attempt, stored: Sequence[StoredFile], folder: Path) -> Mapping[str, bytes]:
     folder.mkdir(parents=True, exist_ok=True)  # a training may leave nothing
     # Of files that are here digest and place are our own finding; of the others only the training job knows.
     said = {file.path: file for file in stored if file.store != "git"}
-    record, files = made_record(trial, _believed(attempt, trial, origin), folder, _NoStorage(), elsewhere=said)
+    record, files = made_record(trial, attempt, folder, _NoStorage(), elsewhere=said)
     here = {
         file.path: dataclasses.replace(file, store=said[file.path].store)
         if file.store == "none" and file.path in said

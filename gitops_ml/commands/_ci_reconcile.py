@@ -125,7 +125,7 @@ class _Reconciliation:
             if not args.digest:
                 raise UserError("`--from` needs `--digest`: what the job that collected said itself")
             self._live = set(live_in(tools.cwd / args.source, args.digest))
-            self._keep_ended(ended_in(tools.cwd / args.source, args.digest, self._flow.origin))
+            self._keep_ended(ended_in(tools.cwd / args.source, args.digest, self._flow.origin, tools.now()))
         if self._part is Part.COLLECT:
             if args.out is None:
                 raise UserError("to collect is to hand over what was collected: name a new folder with `--out DIR`")
@@ -296,7 +296,15 @@ class _Reconciliation:
         folder = self._tools.cwd / self._args.source
         for _ in range(_ROUNDS):  # what confirms a sweep is in the plan only when the points are known
             trials = [p.trial for p in planned.plan.to_run()]
-            taken = take(folder, self._args.digest, trials, origin, done=self._taken, all_of=False)
+            taken = take(
+                folder,
+                self._args.digest,
+                trials,
+                origin,
+                now=self._tools.now(),
+                done=self._taken,
+                all_of=False,
+            )
             keys = {*taken.records, *(attempt.key for attempt in taken.failed)}
             if not keys:
                 break

@@ -24,6 +24,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ from gitops_ml.tools import Tools
 
 _JOBS = ("all", "plan", "pending", "run", "publish")
 _ROUNDS = 3
+_LONGEST_RUN = timedelta(days=35)
+"""A run of GitHub's takes no longer, with all that it waits for."""
 _CANCEL = (
     "what trains for this change and for nobody else is ended, also what was left at work in a cloud; what it has cost "
     "is told by the next `gitops-ml reconcile`"
@@ -703,7 +706,16 @@ class Flow:
         for number in range(1, _ROUNDS + 1):
             trials = [p.trial for p in planned.plan.to_run()]
             last = number == _ROUNDS
-            taken = take(folder, self._args.digest, trials, self.origin, done=done, all_of=last)
+            taken = take(
+                folder,
+                self._args.digest,
+                trials,
+                self.origin,
+                now=self._tools.now(),
+                since=event.at or self._tools.now() - _LONGEST_RUN,
+                done=done,
+                all_of=last,
+            )
             self._tools.results.keep(taken.files)
             done |= {*taken.records, *(attempt.key for attempt in taken.failed)}
             costs += taken.costs_usd

@@ -43,6 +43,9 @@ class Storage(Protocol):
     def names(self, prefix: str, *, after: str = "") -> Iterator[str]:
         """Yield the names that start with the prefix and sort after ``after``, sorted."""
 
+    def written_at(self, name: str) -> float | None:
+        """Return when the object was last written, in Unix seconds by the storage's clock; None: there is none."""
+
     def delete(self, name: str) -> None:
         """Remove the object; one that is not there is no error."""
 

@@ -70,6 +70,13 @@ class FolderStorage:
         )
         yield from sorted(name for name in found if name.startswith(prefix) and name > after)
 
+    def written_at(self, name: str) -> float | None:
+        """Return when the object was last written, in Unix seconds; None: there is none."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path = self._path(name)
+            return path.stat().st_mtime if path.is_file() else None
+        return None
+
     def delete(self, name: str) -> None:
         """Remove the object; one that is not there is no error."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -140,6 +140,18 @@ class S3Storage:
                 return
             start = {"ContinuationToken": answer["NextContinuationToken"]}
 
+    def written_at(self, name: str) -> float | None:
+        """Return when the object was last written, in Unix seconds by S3's clock; None: there is none."""
+        key = self._key(name)
+
+        def look(s3: Any) -> float | None:
+            # A listing asks for no further permission, and tells what is not there from what is denied.
+            answer = s3.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1, **self._owner)
+            found = next(iter(answer.get("Contents", ())), None)
+            return None if found is None or found["Key"] != key else found["LastModified"].timestamp()
+
+        return self._ask("list", name, look)
+
     def delete(self, name: str) -> None:
         """Remove the object; one that is not there is no error."""
         key = self._key(name)

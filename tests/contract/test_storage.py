@@ -1,6 +1,7 @@
 """What every storage promises: a folder, and S3 as moto serves it over real HTTP."""
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,20 @@ def test_names__more_than_one_answer_holds__all_of_them(storage: Storage) -> Non
 
     assert list(storage.names("many/")) == [f"many/{number:04d}" for number in range(2 * PAGE + 1)]
     assert list(storage.names("many/", after=f"many/{2 * PAGE - 1:04d}")) == [f"many/{2 * PAGE:04d}"]
+
+
+def test_written_at__an_object__is_when_it_was_last_written(storage: Storage) -> None:
+    storage.put("a/b", b"")
+    storage.put("a/b.part", b"")
+    first = storage.written_at("a/b")
+    storage.put("a/b", b"again")
+    second = storage.written_at("a/b")
+
+    assert first is not None
+    assert second is not None
+    assert abs(second - time.time()) < 3600
+    assert second >= first
+    assert (storage.written_at("a"), storage.written_at("a/b.")) == (None, None)
 
 
 def test_delete__twice__is_quiet(storage: Storage) -> None:

@@ -10,6 +10,7 @@ import boto3
 import pytest
 import yaml
 
+from gitops_ml.agent import objects
 from gitops_ml.backends.aws_ec2 import permissions
 from gitops_ml.backends.aws_ec2.permissions import CI, WORKER, Places
 from tests.fakes.iam import allows
@@ -129,6 +130,29 @@ def test_worker__policy__has_nothing_with_machines_or_roles():
 )
 def test_worker__policy__keeps_a_training_to_its_own_repository(action, resource, allowed):
     assert allows(permissions.policy(WORKER), action, resource=resource) is allowed
+
+
+@pytest.mark.parametrize(
+    ("part", "allowed"),
+    [
+        ("boot.json", True),
+        ("heartbeat.json", True),
+        ("result.json", True),
+        ("logs/000000000000000", True),
+        ("outputs/out/metrics.json", True),
+        ("lease.json", False),
+        ("cancel.json", False),
+        ("condemned.json", False),
+        ("ending.json", False),
+        ("asking/0001.tries.json", False),
+    ],
+)
+def test_worker__policy__lets_it_write_its_results_and_nothing_that_callers_note(part, allowed):
+    resource = f"arn:aws:s3:::BUCKET/ORG/REPO/{objects.attempt('ab' * 32, 1, part)}"
+
+    for action in ("s3:PutObject", "s3:DeleteObject"):
+        assert allows(permissions.policy(WORKER), action, resource=resource) is allowed
+    assert allows(permissions.policy(WORKER), "s3:GetObject", resource=resource)
 
 
 @pytest.mark.parametrize(

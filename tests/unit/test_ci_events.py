@@ -1,6 +1,7 @@
 """What the CI says, and what is to be done about it."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,36 @@ def test_event__github_new_branch__has_no_before(tmp_path):
     payload = {"ref": "refs/heads/wider", "before": ZEROS, "after": HEAD, "repository": HOME}
 
     assert _github(tmp_path, "push", payload).before is None
+
+
+@pytest.mark.parametrize(
+    ("name", "payload"),
+    [
+        ("push", {"ref": "refs/heads/main", "after": HEAD, "repository": {"pushed_at": 1_795_991_700}}),
+        ("pull_request", {"action": "opened", "pull_request": {"updated_at": "2026-11-29T22:35:00Z"}}),
+        (
+            "issue_comment",
+            {
+                "action": "created",
+                "issue": {"pull_request": {}},
+                "comment": {"created_at": "2026-11-29T23:35:00+01:00"},
+            },
+        ),
+    ],
+)
+def test_event__github__says_when_it_happened(tmp_path, name, payload):
+    assert _github(tmp_path, name, payload).at == datetime(2026, 11, 29, 22, 35, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("said", ["yesterday", "2026-11-29T22:35:00", 10**30, True, None, ["2026"]])
+def test_event__github_time_that_is_none__is_not_known(tmp_path, said):
+    payload = {"action": "opened", "pull_request": {"updated_at": said}}
+
+    assert _github(tmp_path, "pull_request", payload).at is None
+
+
+def test_event__gitlab__says_when_its_pipeline_was_made():
+    assert _gitlab(CI_PIPELINE_CREATED_AT="2026-11-29T22:35:00Z").at == datetime(2026, 11, 29, 22, 35, tzinfo=UTC)
 
 
 def test_event__github_tag__is_other(tmp_path):

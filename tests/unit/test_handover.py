@@ -1,5 +1,6 @@
 """What the publishing job takes from the training job, and what it refuses."""
 
+import dataclasses
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gitops_ml.errors import DeniedError, UserError
-from gitops_ml.handover import MAX_FILES, HandoverError, Writer, digest_of, take, unpack
+from gitops_ml.handover import MAX_FILES, HandoverError, Writer, digest_of, ended_in, take, unpack
 from gitops_ml.planning import Trial
-from gitops_ml.records import Attempt, Origin, Outcome, json_document, record_from_json
+from gitops_ml.records import Attempt, Origin, Outcome, Usage, json_document, record_from_json
 from gitops_ml.spec import Artifact, Goal, Metrics, Read, Track
 from tests.fakes.runs import attempt, experiment, record, trial
 
 CI = Origin(kind="ci", run_url="https://github.example/runs/1")
+NOW = datetime(2026, 12, 1, 2, tzinfo=UTC)
+ASKED = datetime(2026, 11, 30, 23, tzinfo=UTC)
 SPEC = experiment(
     metrics=Metrics(read=(Read(path="out/metrics.json"),), track=(Track(name="accuracy", goal=Goal.MAXIMIZE),)),
     artifacts=(Artifact(path="out/small.json", store="git"), Artifact(path="out/model.bin")),
@@ -55,7 +59,7 @@ def _edit(folder: Path, change: Any) -> str:
 
 def test_take__what_was_handed_over__makes_the_record_anew(tmp_path):
     digest = _made(tmp_path / "raw")
-    taken = take(tmp_path / "raw", digest, [TRIAL], CI)
+    taken = take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW)
     made = record_from_json(json_document(taken.files[RECORD]))
 
     assert taken.records == (TRIAL.key,)
@@ -80,7 +84,7 @@ def test_take__predictions__reach_the_ledger_of_the_job_that_publishes(tmp_path)
     (tmp_path / "outputs/out").mkdir(parents=True)
     (tmp_path / "outputs/out/preds.csv").write_text("id,correct\na,1\n")
 
-    taken = take(tmp_path / "raw", _made(tmp_path / "raw", of), [of], CI)
+    taken = take(tmp_path / "raw", _made(tmp_path / "raw", of), [of], CI, now=NOW)
 
     folder = f"records/{of.key[:2]}/{of.key}"
     made = record_from_json(json_document(taken.files[f"{folder}/record.json"]))
@@ -93,14 +97,14 @@ def test_take__metric_changed_on_the_way__takes_nothing(tmp_path):
     (tmp_path / "raw" / "outputs" / TRIAL.key / "out" / "metrics.json").write_text('{"accuracy": 1.0}')
 
     with pytest.raises(DeniedError, match="somebody changed it on the way"):
-        take(tmp_path / "raw", digest, [TRIAL], CI)
+        take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW)
 
 
 def test_take__trial_that_the_plan_does_not_have__is_refused(tmp_path):
     digest = _made(tmp_path / "raw")
 
     with pytest.raises(HandoverError, match="trials that are not in the plan"):
-        take(tmp_path / "raw", digest, [trial(SPEC, seed=1)], CI)
+        take(tmp_path / "raw", digest, [trial(SPEC, seed=1)], CI, now=NOW)
 
 
 def test_take__training_job_that_lies_about_everything__is_corrected_by_the_plan(tmp_path):
@@ -115,7 +119,7 @@ def test_take__training_job_that_lies_about_everything__is_corrected_by_the_plan
         "dirty": True,
     }
     digest = _edit(tmp_path / "raw", lambda index: index["records"][TRIAL.key]["attempt"].update(lies))
-    taken = take(tmp_path / "raw", digest, [TRIAL], CI)
+    taken = take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW)
     made = record_from_json(json_document(taken.files[RECORD])).attempt
 
     assert (made.experiment, made.commit, made.seed, made.params, made.origin, made.key, made.dirty) == (
@@ -149,7 +153,7 @@ def test_take__index_that_we_would_not_write__is_refused_whole(tmp_path, change)
     digest = _edit(tmp_path / "raw", change)
 
     with pytest.raises(HandoverError):
-        take(tmp_path / "raw", digest, [TRIAL], CI)
+        take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW)
 
 
 def test_take__link_among_the_outputs__is_refused(tmp_path):
@@ -159,7 +163,7 @@ def test_take__link_among_the_outputs__is_refused(tmp_path):
     (tmp_path / "raw" / "outputs" / TRIAL.key / "out" / "link.json").symlink_to(secret)
 
     with pytest.raises(HandoverError, match="no regular file"):
-        take(tmp_path / "raw", digest, [TRIAL], CI)
+        take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW)
 
 
 def test_take__pipe_among_the_outputs__is_refused_without_waiting(tmp_path):
@@ -167,14 +171,14 @@ def test_take__pipe_among_the_outputs__is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "raw" / "pipe")
 
     with pytest.raises(HandoverError, match="no regular file"):
-        take(tmp_path / "raw", digest, [TRIAL], CI)
+        take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW)
 
 
 def test_take__failed_attempt__is_kept_with_a_short_log(tmp_path):
     other = trial(SPEC, seed=1)
     lost = attempt(other, Outcome.FAILED, log_tail="x" * 9000)
     digest = _made(tmp_path / "raw", failed=(lost,))
-    taken = take(tmp_path / "raw", digest, [TRIAL, other], CI)
+    taken = take(tmp_path / "raw", digest, [TRIAL, other], CI, now=NOW)
 
     (kept,) = taken.failed
     assert (len(kept.log_tail), kept.origin, kept.seed) == (4096, CI, 1)
@@ -184,7 +188,7 @@ def test_take__failed_attempt__is_kept_with_a_short_log(tmp_path):
 
 def test_take__no_folder__says_so(tmp_path):
     with pytest.raises(UserError):
-        take(tmp_path / "nowhere", "0" * 64, [TRIAL], CI)
+        take(tmp_path / "nowhere", "0" * 64, [TRIAL], CI, now=NOW)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -205,7 +209,7 @@ def test_take__index_of_any_shape__is_refused_in_words(tmp_path_factory, value, 
 
     digest = _edit(folder, change)
     try:
-        taken = take(folder, digest, [TRIAL], CI)
+        taken = take(folder, digest, [TRIAL], CI, now=NOW)
     except UserError:
         return
     assert set(taken.records) <= {TRIAL.key}
@@ -395,3 +399,74 @@ def test_unpack__any_bytes_in_place_of_some__unpacks_or_is_refused_and_stays_ins
 
     assert all(path.split("/")[0] in NAMES for path in found)
     assert sorted(path.name for path in place.iterdir()) in (["a.zip", "into"], ["a.zip"])
+# What may be spent in a month is counted by these
+
+
+@pytest.mark.parametrize(
+    ("said", "since", "believed"),
+    [
+        ("2026-11-30T23:30:00Z", ASKED, "2026-11-30T23:30:00Z"),
+        ("2026-10-01T00:00:00Z", ASKED, "2026-11-30T23:00:00Z"),
+        ("0001-01-01T00:00:00Z", ASKED, "2026-11-30T23:00:00Z"),
+        ("2027-01-01T00:00:00Z", ASKED, "2026-12-01T02:00:00Z"),
+        ("2026-10-01T00:00:00Z", None, "2026-10-01T00:00:00Z"),
+        ("9999-12-31T23:59:59Z", None, "2026-12-01T02:00:00Z"),
+    ],
+)
+def test_take__date_of_an_attempt__lies_between_what_was_asked_for_and_now(tmp_path, said, since, believed):
+    other = trial(SPEC, seed=1)
+    digest = _made(tmp_path / "raw", failed=(attempt(other, Outcome.FAILED, started_at=said),), started_at=said)
+    taken = take(tmp_path / "raw", digest, [TRIAL, other], CI, now=NOW, since=since)
+    made = record_from_json(json_document(taken.files[RECORD]))
+
+    assert (made.attempt.started_at, taken.failed[0].started_at) == (believed, believed)
+
+
+@pytest.mark.parametrize(("said_usd", "believed_usd"), [(0.0, 1.5), (1.0, 1.5), (2.0, 2.0)])
+def test_take__cost_of_an_attempt__is_never_below_its_price_and_seconds(tmp_path, said_usd, believed_usd):
+    usage = Usage(
+        provider="aws",
+        region="us-east-1",
+        zone="us-east-1a",
+        instance_id="i-1",
+        instance_type="g5.xlarge",
+        market="on-demand",
+        image="ami-1",
+        usd_per_hour=1.0,
+        price_source="list",
+        price_date="2026-01-01",
+        billed_s=5400,
+        final_state="terminated",
+    )
+    digest = _made(tmp_path / "raw", usage=usage, cost_usd=said_usd)
+    taken = take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW, since=ASKED)
+
+    assert taken.costs_usd == (believed_usd,)
+    assert record_from_json(json_document(taken.files[RECORD])).attempt.cost_usd == believed_usd
+
+
+# What was ended without a plan
+
+
+def _ended(folder: Path, one: Attempt) -> str:
+    return Writer(folder).close((), ended=(one,))
+
+
+def test_ended_in__attempt_without_a_plan__keeps_its_change_and_gets_our_origin(tmp_path):
+    whose = Origin(kind="local", run_url="https://mallory.example", change=7)
+    digest = _ended(
+        tmp_path / "raw", attempt(TRIAL, Outcome.CANCELLED, origin=whose, started_at="2030-01-01T00:00:00Z")
+    )
+    (found,) = ended_in(tmp_path / "raw", digest, CI, NOW)
+
+    assert found.origin == dataclasses.replace(CI, change=7)
+    assert (found.key, found.started_at) == (TRIAL.key, "2026-12-01T02:00:00Z")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"key": "../records"}, {"cost_usd": -1.0}, {"number": 0}, {"outcome": Outcome.SUCCEEDED}]
+)
+def test_ended_in__what_no_attempt_can_be__is_refused(tmp_path, fields):
+    digest = _ended(tmp_path / "raw", dataclasses.replace(attempt(TRIAL, Outcome.CANCELLED), **fields))
+    with pytest.raises(HandoverError):
+        ended_in(tmp_path / "raw", digest, CI, NOW)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from gitops_ml.backends.aws_ec2.candidates import Candidate
@@ -124,9 +125,21 @@ def _paid_until(seen: Seen, instance: Instance) -> float:
     latest = min(seen.now, instance.launched_at + seen.lease.lifetime_min * 60)
     if seen.result is None and instance.reason not in PREEMPTED:
         return latest
+    # What the machine says of times may be what a training wrote: the storage knows when it wrote last.
     signs = [(seen.result or {}).get("ended_at"), seen.heartbeat.at if seen.heartbeat is not None else None]
     known = [moment.timestamp() for sign in signs if (moment := time_of(sign)) is not None]
+    known += [seen.written_at] if seen.written_at is not None else []
     return min(latest, max(known)) if known else latest
+
+
+def began_at(seen: Seen, result: Mapping[str, Any]) -> datetime | None:
+    """Return when the training began: as its machine says, but not before there was one, nor after now."""
+    instance = seen.instance
+    said = time_of(result.get("training_started_at") or result.get("started_at"))
+    first = instance.launched_at if instance is not None else seen.lease.created_at
+    if said is None:
+        return time_of(first) if instance is not None else None
+    return time_of(min(max(said.timestamp(), first), seen.now))
 
 
 def remembered(seen: Seen) -> Instance | None:

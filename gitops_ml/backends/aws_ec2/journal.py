@@ -182,6 +182,12 @@ class Journal:
 
         return self._ask(look)
 
+    def written_at(self, lease: Lease, *parts: str) -> float | None:
+        """Return when the newest of these parts of the attempt was written, by the storage's clock."""
+        names = [self.name(lease, part) for part in parts]
+        found = self._ask(lambda storage: [storage.written_at(name) for name in names])
+        return max((moment for moment in found if moment is not None), default=None)
+
     def delete(self, names: Sequence[str]) -> None:
         """Remove objects."""
         for name in names:

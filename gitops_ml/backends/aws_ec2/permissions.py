@@ -140,6 +140,16 @@ CI: Sequence[Statement] = (
 )
 """What the CI job that trains, or a laptop, may do."""
 
+_WRITTEN_BY_MACHINES = (
+    "environments/*",
+    "jobs/*/boot.json",
+    "jobs/*/checkpoints/*",
+    "jobs/*/heartbeat.json",
+    "jobs/*/logs/*",
+    "jobs/*/outputs/*",
+    "jobs/*/result.json",
+)
+
 WORKER: Sequence[Statement] = (
     Statement(
         sid="ReadObjects",
@@ -149,9 +159,10 @@ WORKER: Sequence[Statement] = (
     ),
     Statement(
         sid="WriteResults",
-        why="to bring logs, checkpoints, outputs and built environments; never the agent, nor what is to be trained",
+        why="to bring logs, checkpoints, outputs and built environments; never the agent, nor what is to be trained, "
+        "nor what callers note of price and end",
         actions=("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:PutObject"),
-        resources=(_ARN + "s3:::{bucket}/{prefix/}environments/*", _ARN + "s3:::{bucket}/{prefix/}jobs/*"),
+        resources=tuple(_ARN + "s3:::{bucket}/{prefix/}" + place for place in _WRITTEN_BY_MACHINES),
     ),
     Statement(
         sid="ListObjects",

@@ -87,6 +87,8 @@ class Seen:
     """Why the machine was given up."""
     instance: Instance | None = None
     asking: Asking = Asking()
+    written_at: float | None = None
+    """When the machine wrote last, by the storage's clock; looked up where EC2 has forgotten the machine."""
 
 
 class Act(enum.StrEnum):

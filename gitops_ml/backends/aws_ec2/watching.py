@@ -11,7 +11,15 @@ from typing import Any
 from gitops_ml.agent.objects import Heartbeat, Lease
 from gitops_ml.backends.aws_ec2 import money
 from gitops_ml.backends.aws_ec2.cloud import Cloud
-from gitops_ml.backends.aws_ec2.endings import Ending, ending_from, ending_to_json, hardware_of, remembered, usage_of
+from gitops_ml.backends.aws_ec2.endings import (
+    Ending,
+    began_at,
+    ending_from,
+    ending_to_json,
+    hardware_of,
+    remembered,
+    usage_of,
+)
 from gitops_ml.backends.aws_ec2.journal import Journal, asking_of
 from gitops_ml.backends.aws_ec2.leases import asked_of, terms_of
 from gitops_ml.backends.aws_ec2.together import each
@@ -152,9 +160,6 @@ class Watcher:
         result = seen.result if seen.result is not None and found.state.final else {}
         usage = usage_of(seen)
         instance = seen.instance
-        started = result.get("training_started_at") or result.get("started_at")
-        if started is None:
-            started = instance.launched_at if instance is not None else None
         code = result.get("exit_code")
         return JobStatus(
             key=seen.lease.key,
@@ -162,7 +167,7 @@ class Watcher:
             reason=found.reason,
             exit_code=code if isinstance(code, int) and not isinstance(code, bool) else None,
             attempt=seen.lease.number,
-            started_at=time_of(started),
+            started_at=began_at(seen, result),
             ended_at=_ended_at(seen, result) if found.state.final else None,
             cost_usd=_cost(seen, usage.usd_per_hour, usage.billed_s) if usage is not None else 0.0,
             hardware=hardware_of(result, instance.instance_type if instance is not None else ""),
@@ -178,7 +183,9 @@ class Watcher:
         lease = seen.lease
         seen = dataclasses.replace(seen, asking=asking_of(lease, self._journal.turns(lease)))
         known = seen.instance
-        seen = dataclasses.replace(seen, instance=known or remembered(seen))
+        if known is None:
+            written_at = self._journal.written_at(lease, "heartbeat.json", "result.json")
+            seen = dataclasses.replace(seen, instance=remembered(seen), written_at=written_at)
         status = self.as_status(found, seen)
         if found.state is JobState.LOST and seen.heartbeat is None:
             boot = self._journal.document(lease, "boot.json")
