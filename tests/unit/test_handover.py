@@ -293,7 +293,7 @@ def test_unpack__what_was_handed_over__is_taken(tmp_path):
     (tmp_path / "there").mkdir()
     _unpacked(packed, tmp_path / "there")
 
-    assert take(tmp_path / "there/into/raw", digest, [TRIAL], CI).records == (TRIAL.key,)
+    assert take(tmp_path / "there/into/raw", digest, [TRIAL], CI, now=NOW).records == (TRIAL.key,)
 
 
 @pytest.mark.parametrize(
@@ -379,6 +379,13 @@ def test_unpack__encrypted__is_refused(tmp_path):
     assert "is encrypted" in _refused(bytes(packed), tmp_path)
 
 
+def test_unpack__entry_without_a_name__is_passed_over(tmp_path):
+    nameless = zipfile.ZipInfo("raw/b")
+    nameless.filename = ""
+
+    assert _unpacked(_zip([(nameless, b""), ("raw/a", b"1")]), tmp_path) == {"raw/a": b"1"}
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x05\x06", bytes(100), b"PK\x05\x06" + b"\xff" * 18])
 def test_unpack__what_is_no_zip__is_refused(tmp_path, content):
     assert _refused(content, tmp_path).startswith("the archive cannot be unpacked: ")
@@ -399,6 +406,8 @@ def test_unpack__any_bytes_in_place_of_some__unpacks_or_is_refused_and_stays_ins
 
     assert all(path.split("/")[0] in NAMES for path in found)
     assert sorted(path.name for path in place.iterdir()) in (["a.zip", "into"], ["a.zip"])
+
+
 # What may be spent in a month is counted by these
 
 
