@@ -181,6 +181,8 @@ _NOT_SUPPORTED: tuple[tuple[Callable[[Experiment], bool], Path, str], ...] = (
     (lambda spec: spec.resources.nodes > 1, ("resources", "nodes"), "trials on several nodes"),
     (lambda spec: spec.triggers.schedule != "never", ("triggers", "schedule"), "schedules"),
 )
+# The first command of `run`, where it is a script of the repository. Nothing before it can have made the file.
+_SCRIPT = re.compile(r"\s*(?:python[0-9.]*|bash|sh)(?:\s+-[BEIOPSbeuvx]+)*\s+(\w[\w./-]*\.(?:py|sh))(?=[\s;&|]|$)")
 _SCHEMES = ("s3", "https", "hf")
 
 _DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
@@ -207,6 +209,7 @@ class _Checks:
             ((), self.environment),
             (("workdir",), self.data),
             (("workdir",), self.paths),
+            (("run", "workdir", "code", "data"), self.script),
             (("params", "data", "checkpoints"), self.template),
             (("params", "seeds"), self.parameters),
             (("budget", "checkpoints"), self.budget),
@@ -379,6 +382,30 @@ class _Checks:
         folder, name = posixpath.split(at)
         near = nearest(name, self.files.children(folder or "."), likeness=0.75)
         return near if near or not folder else self._near(folder)
+
+    def script(self) -> Iterator[Diagnostic]:
+        """Warn of a script that the training will not find; what a submodule holds is not known here."""
+        run = self.spec.run if isinstance(self.spec.run, str) else " ".join(self.spec.run[:2])
+        found = _SCRIPT.match(run)
+        at = rooted(self.spec.workdir, found[1]) if found else None
+        if found is None or at is None or self.files is None:
+            return
+        data = [path for entry in self.spec.data for path in (entry.uri, f"{entry.uri}/**")]
+        seen = (rooted(self.spec.workdir, path) for path in (*(self.spec.code.include or ()), *data))
+        if self.files.kind(at) is None:
+            message = f"there is no file {shown(at)} for `run` to start{self._near(at)}"
+        elif self.spec.code.include is not None and not compiled(tuple(path for path in seen if path))(at):
+            message = f"`run` starts {shown(at)}, which the training does not see; add it to `code.include`"
+        else:
+            return
+        place: Path = ("run",) if isinstance(self.spec.run, str) else ("run", 1)
+        yield Diagnostic(
+            file=self.source.file,
+            position=self.source.position_in(place, found[1], 0),
+            code="missing-script",
+            message=message,
+            severity=Severity.WARNING,
+        )
 
     def template(self) -> Iterator[Diagnostic]:
         run = self.spec.run

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gitops_ml.diagnostics import Severity
 from gitops_ml.validation import TreeFiles, load, same_names
 
 SPECS = sorted((Path(__file__).parents[1] / "acceptance" / "specs").glob("*/*.yaml"))
@@ -68,6 +69,35 @@ def test_load__shape_and_meaning_broken_in_one_part__both_are_said():
 )
 def test_load__what_may_only_be_misspelt__is_not_missed_as_well(more, expected):
     assert sorted(said(f"{LEAST}{more}")) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        ("python train.py --lr 1", None),
+        ("python -u trian.py", "3:16: there is no file `trian.py` for `run` to start; did you mean `train.py`?"),
+        ("bash go.sh && true", "3:11: there is no file `go.sh` for `run` to start"),
+        ("[python3, trian.py]", "3:16: there is no file `trian.py` for `run` to start; did you mean `train.py`?"),
+        ("python lib.py", "3:13: `run` starts `lib.py`, which the training does not see; add it to `code.include`"),
+        ("python data/make.py", None),
+        ("cp a b; python trian.py", None),
+        ("python -m trian.py", None),
+        ("python -c 'print(1)' x.py", None),
+        ("python ${params.script}.py", None),
+    ],
+)
+def test_load__script_that_the_training_will_not_find__is_a_warning(run, expected):
+    text = (
+        f"version: 1\nname: x\nrun: {run}\nmetrics: {{read: [m.json], track: [{{name: a}}]}}\nparams: {{script: a}}\n"
+        "code: {include: [train.py]}\ndata: [{name: make, uri: data/make.py, role: train}]\n"
+    )
+
+    _, found = load(text.encode(), "x.yaml", TreeFiles(["train.py", "lib.py", "data/make.py"], {}))
+
+    assert [f"{it.position.line}:{it.position.column}: {it.message}" for it in found] == (
+        [expected] if expected else []
+    )
+    assert all(it.severity is Severity.WARNING for it in found)
 
 
 FILES = TreeFiles(
