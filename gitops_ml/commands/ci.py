@@ -148,8 +148,9 @@ def event_for(args: argparse.Namespace, tools: Tools) -> Event:
     if found is None:
         if args.event is None:
             raise UserError(
-                "this is no CI that gitops-ml knows; say what happened, such as `--event change --head SHA`"
+                "this is no CI that gitops-ml knows; say what happened, such as `--event change --head SHA --no-fork`"
             )
+        _refuse_half_an_event(args)
         found = Event(kind=EventKind(args.event), target="main")
     given = {
         name: value
@@ -162,6 +163,23 @@ def event_for(args: argparse.Namespace, tools: Tools) -> Event:
         if name in given:
             given[name] = tools.repository.resolve(given[name]) or given[name]
     return dataclasses.replace(found, **given)
+
+
+# What has to be said of an event where no CI says it; without, something else would be meant by it.
+_TO_SAY: Mapping[EventKind, Mapping[str, str]] = {
+    EventKind.PUSH: {"head": "COMMIT", "branch": "BRANCH"},
+    EventKind.CHANGE: {"head": "COMMIT"},
+    EventKind.LABEL: {"head": "COMMIT", "label": "NAME", "author": "NAME"},
+    EventKind.COMMENT: {"change": "N", "comment": "TEXT", "author": "NAME"},
+    EventKind.AFTER_RUN: {"head": "COMMIT"},
+}
+
+
+def _refuse_half_an_event(args: argparse.Namespace) -> None:
+    kind = EventKind(args.event)
+    missing = [f"`--{name} {what}`" for name, what in _TO_SAY.get(kind, {}).items() if getattr(args, name) is None]
+    if missing:
+        raise UserError(f"this is no CI that gitops-ml knows, so `--event {kind}` needs {', '.join(missing)}")
 
 
 class Flow:

@@ -572,3 +572,22 @@ def test_ci__on_github__head_moved_after_the_plan__trains_nothing(github):
 
     assert (done.code, done.trained) == (ExitCode.DENIED, 0)
     assert "the approval is for" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["push"], "`--head COMMIT`, `--branch BRANCH`"),
+        (["push", "--head", "HEAD"], "`--branch BRANCH`"),
+        (["change"], "`--head COMMIT`"),
+        (["label", "--head", "HEAD", "--label", "gitops-ml/run"], "`--author NAME`"),
+        (["comment", "--change", "7"], "`--comment TEXT`, `--author NAME`"),
+        (["after-run"], "`--head COMMIT`"),
+    ],
+)
+def test_ci__event_that_is_said_by_half_outside_of_a_ci__names_what_is_missing(world, words, missing):
+    err = io.StringIO()
+    tools = Tools(cwd=world.work, environ=ENVIRON, out=io.StringIO(), err=err)
+
+    assert main(["ci", "--event", *words], tools) == ExitCode.USAGE
+    assert err.getvalue() == f"this is no CI that gitops-ml knows, so `--event {words[0]}` needs {missing}\n"
