@@ -88,7 +88,7 @@ class Lease:
     grace_s: float = 60
     """Between the wish to end a training and its end by force."""
     asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """For what CI asked for it: head, and change (a number or null); empty: a person did. For callers alone."""
+    """For what CI asked for it: head, change (a number or null), fork; empty: a person did. For callers alone."""
     cloud: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The backend's own part: region, image, candidates, disk, prices. The machine does not read it."""
 

@@ -55,6 +55,8 @@ class Asked:
 
     head: str
     change: int | None = None
+    fork: bool = False
+    """The head stands in another repository, and so on no branch of this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,17 @@ def places(
         )
 
 
+def by_branch(events: Sequence[Event]) -> bool:
+    """Say whether the places are branches, since the forge could not be asked for changes."""
+    return any(event.kind is EventKind.CHANGE and event.change is None for event in events)
+
+
+def asked_at(event: Event) -> Asked:
+    """Return for what a job is asked for."""
+    # What is not known to be from here may be from a fork.
+    return Asked(head=event.head or "", change=event.change, fork=event.fork is not False)
+
+
 def steps_at(event: Event) -> Steps:
     """Return what is to be done at a place."""
     # `run` lets policy say what is not trained, as for a push.
@@ -138,7 +149,7 @@ def place_of(flow: Flow, event: Event) -> Place:
     return Place(head=event.head, keys=keys)
 
 
-def unwanted(jobs: Mapping[str, Asked | None], wanted: Sequence[Place]) -> list[str]:
+def unwanted(jobs: Mapping[str, Asked | None], wanted: Sequence[Place], *, by_branch: bool = False) -> list[str]:
     """Return the keys of those jobs that were asked for by a change and that no place wants any more.
 
     A key names content, so that what another place's plan holds goes on, whoever asked for it first. All that was asked
@@ -147,13 +158,18 @@ def unwanted(jobs: Mapping[str, Asked | None], wanted: Sequence[Place]) -> list[
     Args:
         jobs: for what each was asked. What a person started, or the default branch, is left alone.
         wanted: at all places.
+        by_branch: the places are branches, among which no fork's change is.
     """
     heads = {place.head for place in wanted}
     planned = {key for place in wanted for key in place.keys}
     return [
         key
         for key, asked in jobs.items()
-        if asked is not None and asked.change is not None and asked.head not in heads and key not in planned
+        if asked is not None
+        and asked.change is not None
+        and asked.head not in heads
+        and key not in planned
+        and not (by_branch and asked.fork)
     ]
 
 

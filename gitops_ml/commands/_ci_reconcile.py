@@ -14,13 +14,15 @@ from decimal import Decimal
 from pathlib import Path
 
 from gitops_ml import markdown, wording
-from gitops_ml.backends.base import Asked, JobState, JobStatus
+from gitops_ml.backends.base import JobState, JobStatus
 from gitops_ml.ci import Event
 from gitops_ml.commands._ci_places import (
     Flow,
     NotHereError,
+    asked_at,
     asked_by_a_change,
     attempt_of,
+    by_branch,
     end_all,
     is_kept,
     place_of,
@@ -163,7 +165,8 @@ class _Reconciliation:
             self._codes.append(ExitCode.SERVICE)
             self._tools.note(f"nothing of closed or moved changes was ended: {error}")
             return
-        gone = unwanted({key: known.status.asked for key, known in mine.items()}, wanted)
+        asked_for = {key: known.status.asked for key, known in mine.items()}
+        gone = unwanted(asked_for, wanted, by_branch=by_branch(events))
         failed = end_all([mine[key] for key in gone if key in self._live])
         for key, why in failed.items():
             self._codes.append(why.exit_code)
@@ -273,14 +276,13 @@ class _Reconciliation:
         if not trials:
             return planned
         options = argparse.Namespace(jobs=None, detach=True, logs=False)
-        asked = Asked(head=event.head or "", change=event.change)
         summary = carry_out(
             list(trials.values()),
             options,
             self._tools,
             self._hand_over(trials),
             self._origin(event),
-            asked=asked,
+            asked=asked_at(event),
             is_result=False,
         )
         started = {trial.key for trial in summary.going_on}

@@ -31,14 +31,13 @@ from typing import Any
 
 from gitops_ml import ci, markdown, planning
 from gitops_ml.acceptance import Acknowledgement
-from gitops_ml.backends.base import Asked
 from gitops_ml.baselines import InvalidSpecError
 from gitops_ml.ci import COMMANDS_HELP, Event, EventKind, Spend, Steps, Verb, command_in, steps_for
 from gitops_ml.commands import _ci_handover, _ci_publish
 from gitops_ml.commands._ci_console import Console
 from gitops_ml.commands._ci_detach import Detach, at_work, job_limit_s, to_be_left
 from gitops_ml.commands._ci_identity import kept_fresh, refuse_beside_training
-from gitops_ml.commands._ci_places import NotHereError, end_all, place_of, places, unwanted
+from gitops_ml.commands._ci_places import NotHereError, asked_at, end_all, place_of, places, unwanted
 from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
 from gitops_ml.commands._ci_reconcile import NO_RESULT, Part, reconcile
 from gitops_ml.commands._jobs import Known, backend_names, known_jobs
@@ -421,22 +420,32 @@ class Flow:
             and known.job.key not in keys
         }
         before = self._tip, self._tools.project
-        gone = self._ended(event, older)
-        self._tip, self._tools.project = before
+        try:
+            gone = self._ended(event, older)
+        except UserError as error:
+            # That keeps nobody from training; `reconcile` comes by.
+            self._tools.note(f"what was left at work for an earlier head was not ended: {error}")
+            return
+        finally:
+            self._tip, self._tools.project = before
         if gone:
             self._tools.say(f"{len(gone)} training{'' if len(gone) == 1 else 's'} of an earlier head ended")
 
     def _ended(self, event: Event, jobs: Mapping[str, Known]) -> Collection[str]:
-        """End those of the change's jobs that no other place wants, and return their keys.
+        """End those of the change's jobs that no place wants, and return their keys.
 
-        What became of them is kept by `reconcile`: it waits until their machines are gone.
+        What became of them is kept by `reconcile`: it waits until their machines are gone. Where the change stands now
+        is a place too, because this event may be an old one; but not when a command asks for the end.
         """
         if not jobs:
             return ()
-        everywhere = self._places(event)
-        others = [place_of(self, next(everywhere)), *(place_of(self, one) for one in everywhere if _other(one, event))]
-        asked = Asked(head=event.head or "", change=event.change)
-        gone = unwanted(dict.fromkeys(jobs, asked), others)
+        everywhere = list(self._places(event))
+        asked = {key: known.status.asked or asked_at(event) for key, known in jobs.items()}
+        if event.kind is EventKind.COMMENT:
+            everywhere = [one for one in everywhere if one.kind is EventKind.SCHEDULE or _other(one, event)]
+            asked = dict.fromkeys(jobs, dataclasses.replace(asked_at(event), head=""))
+        ours = {key: dataclasses.replace(one, change=event.change) for key, one in asked.items()}
+        gone = unwanted(ours, [place_of(self, one) for one in everywhere])
         failed = end_all([jobs[key] for key in gone])
         for error in failed.values():
             raise error
@@ -669,7 +678,7 @@ class Flow:
         costs: list[float] = []
         out = tools.cwd / self._args.out if self._args.out and self._job == "run" else None
         writer = Writer(out) if out is not None else None
-        asked = Asked(head=event.head or "", change=event.change)
+        asked = asked_at(event)
         detach, limit_s = Detach(self._args.detach), job_limit_s(self._args.job_limit, tools.environ)
         trials = [p.trial for p in planned.held.to_run()]
         for _ in range(_ROUNDS):

@@ -230,6 +230,28 @@ def test_unwanted__new_head_with_the_same_content__goes_on_and_is_attached_to(pl
     assert at_work(place) == OF_THE_CHANGE + OF_MAIN
 
 
+def test_unwanted__old_run_that_is_started_again__ends_nothing_of_the_newest_head(place):
+    place.ci("--detach", "always")
+    old = push_again(place)
+    place.ci("--detach", "always", run=51)
+    newest, place.head = place.head, old
+    again = place.ci("--detach", "always", run=50)
+
+    assert again.code == ExitCode.OK, again.err
+    assert set(at_work(place)) >= {(0.3, seed) for seed in range(3)}
+    place.head = newest
+
+
+def test_unwanted__half_that_may_not_ask_the_forge__ends_what_no_branch_wants(place):
+    place.ci("--detach", "always")
+    push_again(place)
+    place.fake.tokens["ghs_canary0"].valid = False
+    done = place.ci("--job", "collect", "--out", str(place.raw), command="reconcile", run=900)
+
+    assert done.code == ExitCode.OK, done.err
+    assert at_work(place) == OF_MAIN
+
+
 @pytest.mark.parametrize("also", ["nobody", "main", "another change"])
 def test_unwanted__closed_change__is_ended_unless_somebody_else_wants_it(place, also):
     place.ci("--detach", "always")

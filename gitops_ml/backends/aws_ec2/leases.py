@@ -115,7 +115,8 @@ def asked_of(lease: Lease) -> Asked | None:
     head, change = lease.asked.get("head"), lease.asked.get("change")
     if not isinstance(head, str):
         return None
-    return Asked(head=head, change=change if isinstance(change, int) and not isinstance(change, bool) else None)
+    number = change if isinstance(change, int) and not isinstance(change, bool) else None
+    return Asked(head=head, change=number, fork=lease.asked.get("fork") is not False)
 
 
 def storage_digest(uri: str) -> str:

@@ -41,6 +41,13 @@ def test_unwanted__as_listed(why, asked, others, expected):
     assert (unwanted({"job": asked}, [MAIN, *others]) == ["job"]) is expected, why
 
 
+def test_unwanted__fork_while_only_branches_are_known__is_left_alone():
+    jobs = {"ours": Asked(head=OLD, change=7), "a fork's": Asked(head=OLD, change=8, fork=True)}
+
+    assert unwanted(jobs, [MAIN], by_branch=True) == ["ours"]
+    assert unwanted(jobs, [MAIN]) == ["ours", "a fork's"]
+
+
 def test_unwanted__what_main_wants__goes_on():
     assert unwanted({"of main": Asked(head=OLD, change=7)}, [MAIN]) == []
 
