@@ -19,7 +19,8 @@ def sdist(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sdist")
     build("sdist", TOP, folder)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.2, which Debian 12 has
+        archive.extractall(folder)
     return next(folder.glob("gitops_ml-*/"))
 
 

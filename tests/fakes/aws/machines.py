@@ -334,7 +334,9 @@ def _with_clock(python: Path, skew_s: float, nap_s: float | None, folder: Path) 
         (folder / "bin" / name).symlink_to(base)
     (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
     naps = "" if nap_s is None else _NAPS.replace("NAP", str(nap_s))
-    (packages / "sitecustomize.py").write_text(naps + (_CLOCK.replace("SKEW", str(skew_s)) if skew_s else ""))
+    (packages / "clock_of_this_machine.py").write_text(naps + (_CLOCK.replace("SKEW", str(skew_s)) if skew_s else ""))
+    # Not sitecustomize: Debian's Python has one of its own, which comes first.
+    (packages / "clock_of_this_machine.pth").write_text("import clock_of_this_machine\n")
     if configured.exists():
         inner = configured.parent / "lib" / version / "site-packages"
         (packages / "image.pth").write_text(f"import site; site.addsitedir({str(inner)!r})\n")
