@@ -234,12 +234,20 @@ def _text(found: Sequence[Row], columns: Mapping[str, _Value]) -> str:
     return "\n".join(markdown.columns([header, *rows], right=right))
 
 
+_HARMLESS_NUMBER = re.compile(r"|-?[0-9][0-9.:-]*(e[+-]?[0-9]+)?( [0-9:]+| USD)?")
+"""What means nothing else in Markdown; empty, a number, an amount or a time."""
+
+
 def _md(found: Sequence[Row], columns: Mapping[str, _Value]) -> str:
     if not found:
         return ""
     from gitops_ml import markdown
 
-    rows = [[markdown.code(cell) if cell else "" for cell in line] for line in _cells(found, columns)]
+    def shown(cell: str) -> str:
+        # As code every sign is an entity, which nobody can read where the table is pasted.
+        return cell if _HARMLESS_NUMBER.fullmatch(cell) else markdown.code(cell)
+
+    rows = [[shown(cell) for cell in line] for line in _cells(found, columns)]
     right = [index for index, name in enumerate(columns) if _is_number(name)]
     return markdown.table([markdown.code(title) for title in _titles(columns)], rows, right=right)
 

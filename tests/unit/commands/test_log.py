@@ -247,6 +247,14 @@ def test_log__md__holds_hostile_values_as_code(tmp_path, push):
     assert said.out.splitlines()[2] == "| <code>digits</code> | <code>&#124; &#60;b&#62;&#64;<!-- -->all</code> |"
 
 
+def test_log__md__numbers_and_times_can_be_read_as_they_stand(tmp_path, push):
+    push(ledgers.record_files(ledgers.record(accuracy=1e-7)))
+
+    said = command(tmp_path / "first", "log", "--format", "md", "--columns", "date,n,metrics.accuracy,cost,point")
+
+    assert said.out.splitlines()[2] == "| 2026-01-01 00:00 | 1 | 1e-07 | 0.50 USD |   |"
+
+
 def test_log__nothing_known_yet__is_said_and_fine(tmp_path):
     said = command(make_repository(tmp_path / "new", {"a": ""}), "log")
 
