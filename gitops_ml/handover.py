@@ -79,13 +79,21 @@ class Writer:
                 shutil.copyfile(outputs / file.path, target, follow_symlinks=False)
         self._records[record.key] = record
 
-    def close(self, failed: Sequence[Attempt], *, live: Sequence[str] = (), ended: Sequence[Attempt] = ()) -> str:
+    def close(
+        self,
+        failed: Sequence[Attempt],
+        *,
+        live: Sequence[str] = (),
+        ended: Sequence[Attempt] = (),
+        heads: Mapping[str, int] | None = None,
+    ) -> str:
         """Write the index and return the digest of the whole folder.
 
         Args:
             failed: of trials that somebody's plan has.
             live: keys of jobs that are not over.
             ended: of jobs that no plan has any more.
+            heads: that stand no longer and left records all the same, with their changes' numbers.
         """
         documents = {key: record_to_json(record) for key, record in self._records.items()}
         index = {
@@ -94,6 +102,7 @@ class Writer:
             "failed": [attempt_to_json(attempt) for attempt in failed],
             "live": list(live),
             "ended": [attempt_to_json(attempt) for attempt in ended],
+            "heads": dict(heads or {}),
         }
         (self._folder / "handover.json").write_bytes(json_bytes(index))
         return digest_of(self._folder)
@@ -320,6 +329,12 @@ def ended_in(folder: Path, digest: str, origin: Origin, now: datetime) -> tuple[
     return tuple(found)
 
 
+def heads_in(folder: Path, digest: str) -> Mapping[str, int]:
+    """Return heads that stand no longer and left records, with their changes' numbers."""
+    _held_to(folder, digest)
+    return _index(folder / "handover.json").heads
+
+
 def _held_to(folder: Path, digest: str) -> None:
     found = digest_of(folder)
     if found != digest:
@@ -335,6 +350,7 @@ class _Index:
     failed: tuple[Attempt, ...]
     live: tuple[str, ...] = ()
     ended: tuple[Attempt, ...] = ()
+    heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _index(file: Path) -> _Index:
@@ -357,11 +373,14 @@ def _index(file: Path) -> _Index:
         if any(attempt.outcome is Outcome.SUCCEEDED for attempt in (*failed, *ended)):
             raise HandoverError(f"{file}: an attempt that succeeded stands among those that did not")
         live = tuple(str(one) for one in _list(document.get("live", [])))
+        heads = _mapping(document.get("heads", {}))
+        if not all(re.fullmatch("[0-9a-f]{40,64}", one) and type(number) is int for one, number in heads.items()):
+            raise HandoverError(f"{file}: an entry of `heads` is no commit with the number of a change")
     except OSError as error:
         raise HandoverError(f"cannot read {file}: {error.strerror}") from error
     except RecordError as error:
         raise HandoverError(f"{file}: {error}") from error
-    return _Index(records=records, failed=failed, live=live, ended=ended)
+    return _Index(records=records, failed=failed, live=live, ended=ended, heads=heads)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

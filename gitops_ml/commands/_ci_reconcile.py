@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gitops_ml import markdown, wording
 from gitops_ml.backends.base import JobState, JobStatus
-from gitops_ml.ci import Event
+from gitops_ml.ci import Event, EventKind
 from gitops_ml.commands._ci_places import (
     Flow,
     NotHereError,
@@ -38,7 +38,7 @@ from gitops_ml.commands.run import carry_out, collect_ended
 from gitops_ml.comparison import Comparison
 from gitops_ml.errors import ExitCode, ServiceError, TrialError, UserError, worst
 from gitops_ml.forges.base import Standing, State
-from gitops_ml.handover import Writer, ended_in, live_in, take
+from gitops_ml.handover import Writer, ended_in, heads_in, live_in, take
 from gitops_ml.ledger import attempt_path
 from gitops_ml.planning import PlannedTrial, Trial
 from gitops_ml.policy import Ruling
@@ -88,6 +88,8 @@ class _Reconciliation:
         """Keys that a place's plan holds."""
         self._ended: list[Attempt] = []
         """Of jobs that no place wants any more."""
+        self._heads: dict[str, int] = {}
+        """Heads that stand no longer, with their changes' numbers, whose trainings ended well all the same."""
         self._again: set[str] = set()
         """Keys that were submitted again."""
         self._codes: list[int] = [ExitCode.OK]
@@ -105,15 +107,21 @@ class _Reconciliation:
         if any(asked_by_a_change(known) for known in self._jobs.values()):
             everywhere = iter(listed := list(everywhere))
             self._end_unwanted([default, *listed])
+        standing = set()
         for event in itertools.chain([default], everywhere):
+            standing.add(event.head)
             if self._part is Part.COLLECT and self._open() <= self._planned:
                 break  # nobody has to be asked for places where nothing can be
             tools.say(f"{_named(event)}: {self._at(event)}")
+        for event in self._older(default, standing):
+            tools.say(f"{_named(event)} at {(event.head or '')[:12]}: {self._at(event, tell=False)}")
         if self._part is not Part.PUBLISH:
             self._sweep()
         outputs = {}
         if self._writer is not None:
-            outputs["digest"] = self._writer.close(self._failed, live=sorted(self._live), ended=self._ended)
+            outputs["digest"] = self._writer.close(
+                self._failed, live=sorted(self._live), ended=self._ended, heads=self._heads
+            )
         elif tools.results.kept():
             tools.results.push("Keep what was collected")
         return worst(*self._codes), outputs
@@ -127,6 +135,7 @@ class _Reconciliation:
             if not args.digest:
                 raise UserError("`--from` needs `--digest`: what the job that collected said itself")
             self._live = set(live_in(tools.cwd / args.source, args.digest))
+            self._heads = dict(heads_in(tools.cwd / args.source, args.digest))
             self._keep_ended(ended_in(tools.cwd / args.source, args.digest, self._flow.origin, tools.now()))
         if self._part is Part.COLLECT:
             if args.out is None:
@@ -202,7 +211,29 @@ class _Reconciliation:
 
     # One place
 
-    def _at(self, event: Event) -> str:
+    def _older(self, default: Event, standing: Collection[str | None]) -> Sequence[Event]:
+        """Return the heads that stand no longer and whose trainings ended well before anybody could end them.
+
+        They are paid for, and a record is one whoever asked for it.
+        """
+        if self._part is not Part.PUBLISH:
+            recorded = self._tools.results.keys()
+            for key, known in self._jobs.items():
+                asked = known.status.asked
+                if (
+                    asked is not None
+                    and asked.change is not None
+                    and asked.head not in standing
+                    and key not in recorded | self._planned
+                    and known.status.state is JobState.SUCCEEDED
+                ):
+                    self._heads[asked.head] = asked.change
+        return [
+            dataclasses.replace(default, kind=EventKind.CHANGE, head=head, branch=None, change=change)
+            for head, change in sorted(self._heads.items())
+        ]
+
+    def _at(self, event: Event, *, tell: bool = True) -> str:
         """Do what is to be done at one place, and say what that was."""
         try:
             self._flow.prepare(event)
@@ -210,10 +241,12 @@ class _Reconciliation:
             self._planned |= planned.plan.keys()
             if self._part is not Part.PUBLISH:
                 planned = self._collect(event, planned)
+                # What an older head still lacks is wanted by nobody.
+                planned = self._tried_again(event, planned) if tell else planned
             elif self._args.source is not None:
                 planned = self._take(event, planned)
             taken = planned.plan.keys() & self._taken
-            if self._part is Part.COLLECT:
+            if self._part is Part.COLLECT or not tell:
                 again = planned.plan.keys() & self._again
                 return f"{_trials(len(taken))} collected" + (f", {len(again)} started again" if again else "")
             return self._say(event, planned, taken)
@@ -231,9 +264,7 @@ class _Reconciliation:
         """Keep the outcome of this place's jobs that are over."""
         over = self._jobs.keys() - self._live
         trials = {p.trial.key: p.trial for p in planned.plan.to_run() if p.trial.key in over}
-        if trials:
-            planned = self._collected(event, trials)
-        return self._tried_again(event, planned)
+        return self._collected(event, trials) if trials else planned
 
     def _collected(self, event: Event, trials: Mapping[str, Trial]) -> Planned:
         before = self._tools.results.attempts(trials)

@@ -281,6 +281,26 @@ def test_unwanted__in_two_halves__the_one_with_the_cloud_ends_and_the_other_keep
         assert cancelled(place) == [(7, before, "cancelled (SIGTERM)")] * 3
 
 
+@pytest.mark.parametrize("halves", [1, 2])
+def test_unwanted__but_ended_well_before_anybody_looked__is_kept_as_it_is_paid_for(place, halves):
+    place.ci("--detach", "always")
+    push_again(place)
+    place.open_gate()
+    if halves == 1:
+        done = place.ci(command="reconcile", run=900)
+    else:
+        collected = place.ci("--job", "collect", "--out", str(place.raw), command="reconcile", run=900)
+        options = ("--job", "publish", "--from", str(place.raw), "--digest", collected.outputs["digest"])
+        done = place.ci(*options, command="reconcile", run=900, keep=None)
+
+    assert done.code == ExitCode.OK, done.err
+    assert place.records() == 6
+    paths = [path for path in place.world.ledger() if path.endswith("record.json")]
+    records = [json.loads(git(place.world.remote, "show", f"gitops-ml/reports:{path}")) for path in paths]
+    assert {one["attempt"]["origin"].get("change") for one in records if one["params"]["lr"] == 0.1} == {7}
+    assert " at " not in place.ci(command="reconcile", run=901).out.replace("at work", "")
+
+
 def test_unwanted__forge_does_not_answer__nothing_is_ended(place):
     place.ci("--detach", "always")
     push_again(place)
