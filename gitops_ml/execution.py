@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +39,9 @@ _POLL_MIN_S, _POLL_MAX_S, _POLL_SHARE = 0.05, 1.0, 0.05
 FAR_JOBS = 500
 """How many jobs of backends elsewhere are at work at the same time unless it is said."""
 _ENDED_AT_A_TIME = 64
+_ROUND_S = 5.0
+"""How long machines are asked for at a stretch, of which there may be hundreds to ask for, before those at work are
+looked at again."""
 _PATIENCE_S = 300.0
 """How long a service may give no answer before we go; the jobs go on without us."""
 
@@ -180,6 +183,7 @@ class _Execution:
         self._refused: list[tuple[Trial, UserError]] = []
         self._ending = False
         self._silent_since: datetime | None = None
+        self._round_until = ports.now() + timedelta(seconds=_ROUND_S)
         self._emitting = threading.Lock()
 
     def run(self, *, detach: bool) -> Summary:
@@ -189,10 +193,11 @@ class _Execution:
                 job.status = known.get(job.trial.key)
             unchanged_s = 0.0
             while self._pending or self._active:
-                self._fill()
+                self._fill(at_a_stretch=detach)
                 if detach:
                     # What was started elsewhere just now has nothing to say yet.
                     self._watch({key: j for key, j in self._active.items() if not (j.submitted and j.backend.far)})
+                    self._fill(at_a_stretch=True)
                     break
                 changed = self._watch(self._active)
                 unchanged_s = 0.0 if changed else unchanged_s
@@ -236,8 +241,8 @@ class _Execution:
             interrupted=interrupted,
         )
 
-    def _fill(self) -> None:
-        """Start pending trials while there is room."""
+    def _fill(self, *, at_a_stretch: bool) -> None:
+        """Start pending trials while there is room and, unless it is to be ``at_a_stretch``, the round lasts."""
         waiting: deque[_Job] = deque()
         while self._pending and any(map(self._is_free, self._limits)):
             job = self._pending.popleft()
@@ -247,6 +252,8 @@ class _Execution:
             # In the table before anything is started: an interruption finds it there.
             self._active[job.trial.key] = job
             self._begin(job)
+            if not at_a_stretch and self._ports.now() >= self._round_until:
+                break
         self._pending.extendleft(reversed(waiting))
 
     def _is_free(self, far: bool) -> bool:  # noqa: FBT001 it is which of two places
@@ -292,9 +299,11 @@ class _Execution:
     def _watch(self, jobs: Mapping[str, _Job]) -> bool:
         """Ask the backends once, finish what is over, and say whether anything changed."""
         statuses = self._asked(jobs)
+        self._round_until = self._ports.now() + timedelta(seconds=_ROUND_S)
         if statuses is None:
             return False
         changed = False
+        due: list[tuple[datetime, _Job]] = []
         for key, job in list(jobs.items()):
             status = statuses.get(key) or _vanished(key, job.status)
             # Also when nothing changed since it was attached to: it may have been over then.
@@ -310,8 +319,16 @@ class _Execution:
                 job.status = status
                 self._emit(Event(kind=EventKind.CHANGED, trial=job.trial, status=status))
             if status.retry_at is not None and status.retry_at <= self._ports.now():
-                self._help_on(job)
+                due.append((status.retry_at, job))
+        self._ask_anew(due)
         return changed
+
+    def _ask_anew(self, due: Sequence[tuple[datetime, _Job]]) -> None:
+        """Help on those whose turn it is, the longest due first. For whom there is no time has it in the next round."""
+        for _, job in sorted(due, key=lambda one: one[0]):
+            self._help_on(job)
+            if self._ports.now() >= self._round_until:
+                return
 
     def _asked(self, jobs: Mapping[str, _Job]) -> dict[str, JobStatus] | None:
         """Ask the backends how the jobs stand; None: a service does not answer, which is borne for a while."""
@@ -355,7 +372,8 @@ class _Execution:
             self._emit(Event(kind=EventKind.RETRIED, trial=job.trial, status=status, attempt=attempt))
             job.attached = False
             job.status = None
-            self._begin(job)
+            # It has its place again in this round or the next: many may have been taken away at once.
+            self._pending.appendleft(self._active.pop(job.trial.key))
             return
         del self._active[job.trial.key]
         self._failed.append(attempt)

@@ -1,5 +1,7 @@
 """Plans carried out with real agents: every outcome, and every way to be cut off."""
 
+import dataclasses
+import itertools
 import math
 import os
 import signal
@@ -8,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -451,6 +453,88 @@ class Waiting:
     def cancel(self, key: str) -> None:
         self.ended.append(key)
         raise ServiceError("AWS does not answer")
+
+
+class Crowded:
+    """A backend elsewhere with fewer machines than are wanted: asking takes 3 s of its clock."""
+
+    far = True
+
+    def __init__(self, *, rounds: int, taken_away: bool = False) -> None:
+        self.time = datetime(2026, 11, 27, tzinfo=UTC)
+        self.asked: list[str | None] = []
+        """Keys in the order of asking; None: all were looked at."""
+        self._rounds = rounds
+        self._taken_away = taken_away
+        self._retry_at: dict[str, datetime] = {}
+
+    def submit(self, trial: Trial, bundle: Bundle) -> JobStatus:
+        self.wait(3)
+        self.asked.append(trial.key)
+        self._retry_at[trial.key] = self.time + timedelta(seconds=60)
+        return self.status(trial.key)
+
+    def status(self, key: str) -> JobStatus:
+        count = self.asked.count(key)
+        if count > self._rounds:
+            return JobStatus(key=key, state=JobState.CANCELLED, reason="enough")
+        if self._taken_away:
+            return JobStatus(key=key, state=JobState.PREEMPTED, reason="taken away", ended_at=self.time)
+        return JobStatus(key=key, state=JobState.WAITING, retry_at=self._retry_at[key])
+
+    def poll(self, keys: Sequence[str]) -> Mapping[str, JobStatus]:
+        self.asked.append(None)
+        return {key: self.status(key) for key in keys if key in self._retry_at}
+
+    def logs(self, key: str, *, follow: bool) -> Iterator[str]:
+        return iter(())
+
+    def wait(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+    def stretches(self) -> list[int]:
+        """Return how many were asked for between two looks at all."""
+        counts = [0]
+        for key in self.asked:
+            if key is None:
+                counts.append(0)
+            else:
+                counts[-1] += 1
+        return counts
+
+
+@pytest.mark.parametrize("taken_away", [False, True])
+def test_execute__many_to_ask_for__looks_at_all_in_between_and_each_has_its_turn(here: Here, taken_away: bool) -> None:
+    crowd = Crowded(rounds=3, taken_away=taken_away)
+    spec = trial("true", budget=Budget(retries_preempted=3))
+    trials = [_sibling(spec, seed) for seed in range(50)]
+    ports = dataclasses.replace(
+        here.ports(wait=crowd.wait), backend=lambda _: ("crowded", crowd), now=lambda: crowd.time
+    )
+
+    summary = execute(trials, ports, jobs=1)
+
+    assert len(summary.failed) == 50
+    assert max(crowd.stretches()) <= 3
+    keys = [key for key in crowd.asked if key is not None]
+    assert all(keys.count(of.key) == 4 for of in trials)
+    if not taken_away:
+        places = [[i for i, key in enumerate(keys) if key == of.key] for of in trials]
+        gaps = [after - before for each in places for before, after in itertools.pairwise(each)]
+        assert max(gaps) <= 50, "nobody is asked for again twice while another one's turn has come"
+
+
+def test_execute__many_detached__are_all_asked_for_without_looking_in_between(here: Here) -> None:
+    crowd = Crowded(rounds=3)
+    trials = [trial("true", seed=seed) for seed in range(20)]
+    ports = dataclasses.replace(
+        here.ports(wait=crowd.wait), backend=lambda _: ("crowded", crowd), now=lambda: crowd.time
+    )
+
+    summary = execute(trials, ports, jobs=1, detach=True)
+
+    assert len(summary.going_on) == 20
+    assert max(crowd.stretches()) == 20
 
 
 USAGE = Usage(
