@@ -6,7 +6,8 @@ Objects are immutable unless it is said; of two that belong together the one tha
     agents/DIGEST.zip              the agent program, by its SHA-256
     bundles/DIGEST.tar             a trial's bundle, by its SHA-256
     environments/...               packages that were fetched once, by the digest of what asked for them
-    known/KEY.json                 which trial it is, for people: repository, experiment, seed, params, submitted_at
+    known/KEY.json                 which trial it is, for people: repository, experiment, seed, params, submitted_at;
+                                   replaced with each attempt
     jobs/KEY/N/lease.json          attempt N may start, created once: what is started, where, until when
     jobs/KEY/N/cancel.json         somebody wants it ended: by, reason, at
     jobs/KEY/N/heartbeat.json      replaced every few seconds by the machine: `Heartbeat`

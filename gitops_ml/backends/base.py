@@ -168,8 +168,8 @@ class Backend(Protocol):
     def poll(self, keys: Sequence[str]) -> Mapping[str, JobStatus]:
         """Return the jobs' states in one call; a key that is not known here is absent."""
 
-    def jobs(self) -> Sequence[Job]:
-        """Return all jobs of this repository that the backend still knows, oldest first."""
+    def jobs(self, key: str = "") -> Sequence[Job]:
+        """Return the jobs of this repository that the backend still knows and whose keys begin so, oldest first."""
 
     def logs(self, key: str, *, follow: bool) -> Iterator[str]:
         """Yield the newest attempt's log lines without their ends; ``follow`` goes on until the job is final."""

@@ -88,11 +88,11 @@ class LocalBackend:
         attempts = ((key, self._last_attempt(key)) for key in keys)
         return {key: self._status(key, attempt) for key, attempt in attempts if attempt is not None}
 
-    def jobs(self) -> Sequence[Job]:
+    def jobs(self, key: str = "") -> Sequence[Job]:
         """Return all jobs that were ever started here, oldest first."""
         found = []
         for file in self._root.glob("*/job.json"):
-            data = read_json(file)
+            data = read_json(file) if file.parent.name.startswith(key) else None
             if data is not None and self._last_attempt(file.parent.name) is not None:
                 fields = {**data, "submitted_at": _time(data["submitted_at"])}
                 fields.pop("asked", None)  # `poll` says it

@@ -3,12 +3,17 @@ or an experiment's name.
 """
 
 import argparse
+import contextlib
+import re
 from collections.abc import Sequence
 
 from gitops_ml.backends.base import Backend, Job, JobStatus
 from gitops_ml.errors import UserError
 from gitops_ml.tools import Tools
 from gitops_ml.values import dataclass
+
+KEY_CHARS = 12
+"""How much of a key is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +26,24 @@ class Known:
     backend_name: str
 
 
-def known_jobs(tools: Tools) -> Sequence[Known]:
-    """Return the jobs of the backends that this repository uses, oldest first."""
+def jobs_named(words: Sequence[str], tools: Tools) -> Sequence[Known]:
+    """Return the jobs that the words name, see ``named``; of keys as ``status`` shows them no other is read.
+
+    Raises:
+        UserError: a word names none.
+    """
+    if words and all(re.fullmatch(f"[0-9a-f]{{{KEY_CHARS},64}}", word) for word in words):
+        with contextlib.suppress(UserError):  # else it is an experiment's name perhaps
+            return named(words, [known for word in dict.fromkeys(words) for known in known_jobs(tools, word)])
+    return named(words, known_jobs(tools))
+
+
+def known_jobs(tools: Tools, key: str = "") -> Sequence[Known]:
+    """Return the jobs of the backends that this repository uses whose keys begin so, oldest first."""
     found = []
     for name in backend_names(tools):
         backend = tools.backend(name)
-        jobs = backend.jobs()
+        jobs = backend.jobs(key)
         statuses = backend.poll([job.key for job in jobs])
         found += [
             Known(job=job, status=statuses[job.key], backend=backend, backend_name=name)

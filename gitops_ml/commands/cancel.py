@@ -3,7 +3,7 @@
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 
-from gitops_ml.commands._jobs import Known, known_jobs, named
+from gitops_ml.commands._jobs import Known, jobs_named
 from gitops_ml.errors import ExitCode, UserError
 from gitops_ml.tools import Tools
 
@@ -18,7 +18,7 @@ def run(args: argparse.Namespace, tools: Tools) -> int:
     """End the jobs that are at work, and wait until they are gone."""
     if bool(args.names) == args.all:
         raise UserError("say which jobs to end: keys or experiments, or --all")
-    found = named(args.names, known_jobs(tools))
+    found = jobs_named(args.names, tools)
     live = [known for known in found if not known.status.state.final]
     if not live:
         over = f"{_name(found[0])} is over: {found[0].status.state}" if len(found) == 1 else "no such job is at work"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from gitops_ml.commands._jobs import known_jobs, named
+from gitops_ml.commands._jobs import jobs_named
 from gitops_ml.errors import ExitCode
 from gitops_ml.progress import harmless
 from gitops_ml.tools import Tools
@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Print the log of the newest job that fits."""
-    newest = named([args.name], known_jobs(tools))[-1]
+    newest = jobs_named([args.name], tools)[-1]
     job = newest.job
     tools.note(f"{job.experiment} seed {job.seed} ({job.key[:12]}): {newest.status.state}")
     for line in newest.backend.logs(job.key, follow=args.follow):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from gitops_ml.backends.base import Job
-from gitops_ml.commands._jobs import Known, known_jobs, named
+from gitops_ml.commands._jobs import Known, jobs_named
 from gitops_ml.errors import ExitCode
 from gitops_ml.progress import harmless
 from gitops_ml.tools import Tools
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, tools: Tools) -> int:
     """Print the jobs, oldest first."""
-    jobs = named(args.names, known_jobs(tools))
+    jobs = jobs_named(args.names, tools)
     if args.format == "json":
         tools.say(json.dumps([_json(known) for known in jobs], indent=2))
         return ExitCode.OK

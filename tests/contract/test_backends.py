@@ -195,6 +195,8 @@ def test_poll__from_a_new_process__sees_the_job(site: Site) -> None:
     assert list(other.logs(of.key, follow=True)) == ["hello"]
     (job,) = other.jobs()
     assert (job.key, job.experiment, job.seed) == (of.key, "digits", 0)
+    assert other.jobs(of.key[:12]) == [job]
+    assert other.jobs("0" * 64) == []
 
 
 def test_poll__after_the_end__stays_the_same(site: Site) -> None:

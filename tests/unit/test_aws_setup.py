@@ -219,7 +219,7 @@ def test_template__bucket__forgets_what_machines_write_and_keeps_all_else():
     rules = RESOURCES["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     expiring = {rule["Prefix"]["Fn::Sub"] for rule in rules if "ExpirationInDays" in rule}
 
-    assert expiring == {f"${{Repository}}/{kind}/" for kind in ("agents", "bundles", "environments", "jobs")}
+    assert expiring == {f"${{Repository}}/{kind}/" for kind in ("agents", "bundles", "environments", "jobs", "known")}
 
 
 def test_template__roles__have_their_policies():

@@ -165,18 +165,18 @@ class AwsEc2Backend:
         """Return how the known ones of the jobs stand; asks anew at most twice a second, and less often in time."""
         return self._watcher.look(keys)
 
-    def jobs(self) -> Sequence[Job]:
-        """Return the repository's jobs, oldest first."""
+    def jobs(self, key: str = "") -> Sequence[Job]:
+        """Return the repository's jobs whose keys begin so, oldest first."""
 
         def read(name: str) -> Job | None:
-            key = name.removeprefix("known/").removesuffix(".json")
+            whole = name.removeprefix("known/").removesuffix(".json")
             data = self._journal.get(name)
             try:
                 found = json.loads(data or b"")
                 if found["repository"] != self._context.repository:
                     return None
                 return Job(
-                    key=key,
+                    key=whole,
                     experiment=str(found["experiment"]),
                     seed=int(found["seed"]),
                     params=dict(found["params"]),
@@ -185,7 +185,7 @@ class AwsEc2Backend:
             except (ValueError, KeyError, TypeError):
                 return None
 
-        found = [job for job in each(read, self._journal.names("known/")) if job is not None]
+        found = [job for job in each(read, self._journal.names(f"known/{key}")) if job is not None]
         return sorted(found, key=lambda job: (job.submitted_at, job.key))
 
     def logs(self, key: str, *, follow: bool) -> Iterator[str]:

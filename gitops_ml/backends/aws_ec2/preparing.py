@@ -24,6 +24,8 @@ from gitops_ml.planning import Trial
 
 AVOID_S = 900.0
 """How long a zone is asked last that took a spot machine away."""
+UPLOADED_S = 86_400.0
+"""How long an object that was there is taken to be there; the bucket's rules delete after a week at the earliest."""
 
 
 class Preparer:
@@ -47,7 +49,8 @@ class Preparer:
         self._ending_of = ending_of
         self._place = place
         self._owner = owner
-        self._uploaded: set[str] = set()
+        self._uploaded: dict[str, float] = {}
+        """Name of an object -> when we last knew that it was there."""
 
     def refuse(self, trial: Trial) -> None:
         """Refuse what this backend cannot do, before anything is started."""
@@ -102,16 +105,14 @@ class Preparer:
             storage=storage_digest(self._context.storage_uri or ""),
         )
         agent = archive.built()
-        if agent.digest not in self._uploaded:
-            if not self._journal.has(objects.agent(agent.digest)):
-                self._journal.put(objects.agent(agent.digest), agent.data)
-            self._uploaded.add(agent.digest)
-        if bundle.digest not in self._uploaded:
-            self._upload(bundle)
-            self._uploaded.add(bundle.digest)
+        # The attempt before may have ended because one was gone: the bucket's rules delete what is old.
+        anew = last is not None
+        name = objects.agent(agent.digest)
+        self._uploaded_once(name, lambda: self._journal.put(name, agent.data), anew=anew)
+        name_of_bundle = objects.bundle(bundle.digest)
+        self._uploaded_once(name_of_bundle, lambda: self._upload(name_of_bundle, bundle), anew=anew)
         now = self._now()
-        if last is None:
-            self._describe(trial, now)
+        self._describe(trial, now)
         lease = lease_for(
             trial,
             last.number + 1 if last is not None else 1,
@@ -151,17 +152,21 @@ class Preparer:
             )
         return found
 
-    def _upload(self, bundle: Bundle) -> None:
-        name = objects.bundle(bundle.digest)
-        if self._journal.has(name):
-            return
+    def _uploaded_once(self, name: str, upload: Callable[[], None], *, anew: bool) -> None:
+        """See that an object is there; ``anew``: look also if it was there a moment ago."""
+        if anew or self._now() - self._uploaded.get(name, 0) > UPLOADED_S:
+            if not self._journal.has(name):
+                upload()
+            self._uploaded[name] = self._now()
+
+    def _upload(self, name: str, bundle: Bundle) -> None:
         with bundle.open() as source, tempfile.NamedTemporaryFile(prefix="gitops-ml-") as spool:
             shutil.copyfileobj(source, spool, 1 << 20)
             spool.flush()
             self._journal.put_file(name, Path(spool.name))
 
     def _describe(self, trial: Trial, now: float) -> None:
-        """Write down for people which trial it is."""
+        """Write down for people which trial it is; with each attempt anew, so that it is no older than those."""
         document = {
             "repository": self._context.repository,
             "experiment": trial.experiment.name,
@@ -169,7 +174,7 @@ class Preparer:
             "params": {name: list(v) if isinstance(v, tuple) else v for name, v in trial.params.items()},
             "submitted_at": now,
         }
-        self._journal.create(objects.job(trial.key), json.dumps(document, sort_keys=True).encode())
+        self._journal.put(objects.job(trial.key), json.dumps(document, sort_keys=True).encode())
 
     def _endings_before(self, key: str, last: Lease | None) -> list[Ending]:
         numbers = range(1, last.number + 1) if last is not None else ()

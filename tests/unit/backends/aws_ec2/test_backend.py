@@ -879,6 +879,46 @@ def test_poll__long_wait__reads_turns_that_are_over_once(here, cloud):
     assert read == []
 
 
+def test_jobs__one_by_its_key__is_read_alone(here, cloud):
+    trials = [trial(resources=L4, seed=seed) for seed in range(3)]
+    for of in trials:
+        here.submit(of)
+    before = len(cloud.calls)
+
+    (job,) = here.backend.jobs(trials[1].key[:12])
+
+    assert job.key == trials[1].key
+    assert [call.action for call in cloud.calls[before:]] == ["ListObjectsV2", "GetObject"]
+
+
+def test_submit__next_attempt__brings_back_what_the_bucket_has_let_go(here, cloud):
+    of = trial(resources=SPOT)
+    here.submit(of)
+    cloud.pull_plug(cloud.live()[0].identity)
+    before = {name for name in cloud.objects() if not name.startswith("digits/jobs/")}
+    for name in before:
+        here.storage.delete(name.removeprefix("digits/"))
+
+    here.status(of)
+    status = here.submit(of)
+
+    assert (status.state, status.attempt) == (JobState.STARTING, 2)
+    assert {name for name in cloud.objects() if not name.startswith("digits/jobs/")} >= before - {
+        "digits/conditional-writes"
+    }
+
+
+def test_submit__long_after_the_last_one__looks_anew_for_the_agent(here, cloud):
+    here.submit(trial(resources=L4))
+    (agent,) = [name for name in cloud.objects() if name.startswith("digits/agents/")]
+    here.storage.delete(agent.removeprefix("digits/"))
+    here.later_s += 8 * 86_400
+
+    here.submit(trial(resources=L4, seed=2))
+
+    assert agent in cloud.objects()
+
+
 def test_secrets__that_data_may_need__go_along_if_they_are_there(here, cloud):
     of = trial(resources=L4)
     cloud.client("ssm").put_parameter(Name="/gitops-ml/acme/digits/HF_TOKEN", Type="SecureString", Value="canary-value")
