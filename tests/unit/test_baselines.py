@@ -228,19 +228,21 @@ def test_plan__shallow_clone_of_a_branch__finds_the_merge_base(repository, tmp_p
 
 def test_plan__shallow_clone_again_after_main_has_moved__finds_the_same(repository, tmp_path):
     """A second fetch offers commits whose trees the first one left out."""
-    for number in range(4):
-        base = commit(repository, {f"{number}/notes.md": str(number)})
+    for number in range(60):
+        base = commit(repository, {"notes.md": str(number)})
     branch_with(repository, {"train.py": "2"})
     commit(repository, {"train.py": "3"})
+    git(repository, "switch", "-q", "main")
+    for number in range(3):
+        commit(repository, {"README.md": str(number)})
     git(repository, "push", "-q", "origin", "main", "change")
     shallow = clone(tmp_path / "remote.git", tmp_path / "shallow", "--depth=1", "--branch=change")
     found = [chosen(plan(shallow)), chosen(plan(shallow))]
 
-    git(repository, "switch", "-q", "main")
     commit(repository, {"5/notes.md": "5"})
     git(repository, "push", "-q", "origin", "main")
 
-    assert [*found, chosen(plan(shallow))] == [(base, "merge-base", behind) for behind in (0, 0, 1)]
+    assert [*found, chosen(plan(shallow))] == [(base, "merge-base", behind) for behind in (3, 3, 4)]
 
 
 def test_plan__push_event_names_the_commit_before__compared_with_it(repository):
