@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from typing import Protocol
@@ -171,6 +171,33 @@ def unwanted(jobs: Mapping[str, Asked | None], wanted: Sequence[Place], *, by_br
         and key not in planned
         and not (by_branch and asked.fork)
     ]
+
+
+def unwanted_after_all(
+    flow: Flow, jobs: Mapping[str, Asked | None], events: Sequence[Event], look: Callable[[], Iterable[Event]]
+) -> list[str]:
+    """Return the keys of those jobs that no place wants, neither as they were listed nor as they are by then.
+
+    To plan all places takes its time, in which somebody may push what is at work already.
+
+    Args:
+        flow: plans.
+        jobs: as for ``unwanted``; they were looked at before the places were listed.
+        events: all places.
+        look: lists all places anew.
+
+    Raises:
+        ServiceError: it cannot be known.
+        NotHereError: the same.
+    """
+    wanted = [place_of(flow, event) for event in events]
+    gone = unwanted(jobs, wanted, by_branch=by_branch(events))
+    if gone:
+        heads = {place.head for place in wanted}
+        later = [event for event in look() if event.head not in heads]
+        wanted += [place_of(flow, event) for event in later]
+        gone = unwanted(jobs, wanted, by_branch=by_branch([*events, *later]))
+    return gone
 
 
 def end_all(jobs: Sequence[Known]) -> Mapping[str, UserError]:

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import enum
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,13 +22,11 @@ from gitops_ml.commands._ci_places import (
     asked_at,
     asked_by_a_change,
     attempt_of,
-    by_branch,
     end_all,
     is_kept,
-    place_of,
     places,
     steps_at,
-    unwanted,
+    unwanted_after_all,
 )
 from gitops_ml.commands._ci_plan import Planned
 from gitops_ml.commands._jobs import Known, known_jobs
@@ -96,9 +94,7 @@ class _Reconciliation:
 
     def run(self) -> tuple[int, dict[str, str]]:
         tools = self._tools
-        everywhere = places(
-            self._flow, self._args, tools, default=self._default, without_forge=self._part is Part.COLLECT
-        )
+        everywhere = self._places()
         default = next(everywhere)
         # Its settings say which ledger and backends there are.
         self._flow.prepare(default)
@@ -125,6 +121,10 @@ class _Reconciliation:
         elif tools.results.kept():
             tools.results.push("Keep what was collected")
         return worst(*self._codes), outputs
+
+    def _places(self) -> Iterator[Event]:
+        without_forge = self._part is Part.COLLECT
+        return places(self._flow, self._args, self._tools, default=self._default, without_forge=without_forge)
 
     def _look_at_jobs(self) -> None:
         tools, args = self._tools, self._args
@@ -168,14 +168,13 @@ class _Reconciliation:
         }
         if not mine:
             return
+        asked_for = {key: known.status.asked for key, known in mine.items()}
         try:
-            wanted = [place_of(self._flow, event) for event in events]
+            gone = unwanted_after_all(self._flow, asked_for, events, self._places)
         except (ServiceError, NotHereError) as error:
             self._codes.append(ExitCode.SERVICE)
             self._tools.note(f"nothing of closed or moved changes was ended: {error}")
             return
-        asked_for = {key: known.status.asked for key, known in mine.items()}
-        gone = unwanted(asked_for, wanted, by_branch=by_branch(events))
         failed = end_all([mine[key] for key in gone if key in self._live])
         for key, why in failed.items():
             self._codes.append(why.exit_code)

@@ -37,7 +37,7 @@ from gitops_ml.commands import _ci_handover, _ci_publish
 from gitops_ml.commands._ci_console import Console
 from gitops_ml.commands._ci_detach import Detach, at_work, job_limit_s, to_be_left
 from gitops_ml.commands._ci_identity import kept_fresh, refuse_beside_training
-from gitops_ml.commands._ci_places import NotHereError, asked_at, end_all, place_of, places, unwanted
+from gitops_ml.commands._ci_places import NotHereError, asked_at, end_all, place_of, places, unwanted_after_all
 from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
 from gitops_ml.commands._ci_reconcile import NO_RESULT, Part, reconcile
 from gitops_ml.commands._jobs import Known, backend_names, known_jobs
@@ -439,13 +439,17 @@ class Flow:
         """
         if not jobs:
             return ()
-        everywhere = list(self._places(event))
         asked = {key: known.status.asked or asked_at(event) for key, known in jobs.items()}
         if event.kind is EventKind.COMMENT:
-            everywhere = [one for one in everywhere if one.kind is EventKind.SCHEDULE or _other(one, event)]
             asked = dict.fromkeys(jobs, dataclasses.replace(asked_at(event), head=""))
         ours = {key: dataclasses.replace(one, change=event.change) for key, one in asked.items()}
-        gone = unwanted(ours, [place_of(self, one) for one in everywhere])
+
+        def look() -> list[Event]:
+            everywhere = self._places(event)
+            mine = event.kind is EventKind.COMMENT
+            return [one for one in everywhere if not mine or one.kind is EventKind.SCHEDULE or _other(one, event)]
+
+        gone = unwanted_after_all(self, ours, look(), look)
         failed = end_all([jobs[key] for key in gone])
         for error in failed.values():
             raise error

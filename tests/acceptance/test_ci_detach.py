@@ -242,6 +242,28 @@ def test_unwanted__old_run_that_is_started_again__ends_nothing_of_the_newest_hea
     place.head = newest
 
 
+@pytest.mark.parametrize("command", ["ci", "reconcile"])
+def test_unwanted__wanted_again_while_all_were_planned__goes_on(place, command):
+    place.ci("--detach", "always")
+    push_again(place)
+    answer = place.fake.handle
+
+    def push_once_listed(call):
+        listed = answer(call)
+        if re.fullmatch("/repos/[^/]+/[^/]+/pulls", call.path):
+            place.fake.handle = answer
+            push_again(place, 0.1)
+            git(place.world.work, "push", "-q", "origin", "HEAD:refs/pull/7/head")
+        return listed
+
+    place.fake.handle = push_once_listed
+    done = place.ci("--detach", "always", run=51) if command == "ci" else place.ci(command=command, run=900)
+
+    assert place.fake.handle is answer
+    assert (done.code, "was not ended" in done.err, "nothing of" in done.err) == (ExitCode.OK, False, False), done.err
+    assert set(at_work(place)) >= {*OF_THE_CHANGE, *OF_MAIN}
+
+
 def test_unwanted__half_that_may_not_ask_the_forge__ends_what_no_branch_wants(place):
     place.ci("--detach", "always")
     push_again(place)
