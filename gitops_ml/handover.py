@@ -11,6 +11,7 @@ and records are made anew from the raw files. What is left to believe is what wa
 import dataclasses
 import hashlib
 import io
+import math
 import re
 import shutil
 import stat
@@ -433,6 +434,8 @@ def _possible(attempt: Attempt, since: datetime | None, now: datetime) -> Attemp
         raise HandoverError(f"the attempt of {attempt.key[:12]} began at no time: {attempt.started_at[:40]!r}")
     usage = attempt.usage
     paid_usd = (usage.usd_per_hour or 0.0) * usage.billed_s / 3600 if usage is not None else 0.0
+    if not math.isfinite(paid_usd):
+        raise HandoverError(f"the attempt of {attempt.key[:12]} names a price and seconds whose product is no amount")
     times = [attempt.started_at, *([_moment(since)] if since is not None else [])]
     return dataclasses.replace(
         attempt,

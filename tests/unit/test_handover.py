@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from gitops_ml.errors import DeniedError, UserError
 from gitops_ml.handover import MAX_FILES, HandoverError, Writer, digest_of, ended_in, take, unpack
 from gitops_ml.planning import Trial
-from gitops_ml.records import Attempt, Origin, Outcome, Usage, json_document, record_from_json
+from gitops_ml.records import Attempt, Origin, Outcome, json_document, record_from_json
 from gitops_ml.spec import Artifact, Goal, Metrics, Read, Track
-from tests.fakes.runs import attempt, experiment, record, trial
+from tests.fakes.runs import attempt, experiment, record, trial, usage
 
 CI = Origin(kind="ci", run_url="https://github.example/runs/1")
 NOW = datetime(2026, 12, 1, 2, tzinfo=UTC)
@@ -433,25 +433,19 @@ def test_take__date_of_an_attempt__lies_between_what_was_asked_for_and_now(tmp_p
 
 @pytest.mark.parametrize(("said_usd", "believed_usd"), [(0.0, 1.5), (1.0, 1.5), (2.0, 2.0)])
 def test_take__cost_of_an_attempt__is_never_below_its_price_and_seconds(tmp_path, said_usd, believed_usd):
-    usage = Usage(
-        provider="aws",
-        region="us-east-1",
-        zone="us-east-1a",
-        instance_id="i-1",
-        instance_type="g5.xlarge",
-        market="on-demand",
-        image="ami-1",
-        usd_per_hour=1.0,
-        price_source="list",
-        price_date="2026-01-01",
-        billed_s=5400,
-        final_state="terminated",
-    )
-    digest = _made(tmp_path / "raw", usage=usage, cost_usd=said_usd)
+    used = usage(usd_per_hour=1.0, billed_s=5400)
+    digest = _made(tmp_path / "raw", usage=used, cost_usd=said_usd)
     taken = take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW, since=ASKED)
 
     assert taken.costs_usd == (believed_usd,)
     assert record_from_json(json_document(taken.files[RECORD])).attempt.cost_usd == believed_usd
+
+
+def test_take__price_and_seconds_beyond_all_numbers__are_refused(tmp_path):
+    digest = _made(tmp_path / "raw", usage=usage(usd_per_hour=1e308, billed_s=1e308))
+
+    with pytest.raises(HandoverError, match="whose product is no amount"):
+        take(tmp_path / "raw", digest, [TRIAL], CI, now=NOW, since=ASKED)
 
 
 # What was ended without a plan
