@@ -64,8 +64,8 @@ def trial(
     )
 
 
-def until(question: Callable[[], _T], *, seconds: float = 30) -> _T:
-    """Return the answer as soon as it is true; a test that waits in vain fails."""
+def until(question: Callable[[], _T], *, seconds: float = 120) -> _T:
+    """Return the answer as soon as it is true; a test that waits in vain fails, also on a machine with much to do."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not (answer := question()):
