@@ -37,13 +37,13 @@ params = json.loads(pathlib.Path(os.environ["GITOPS_ML_PARAMS"]).read_text())
 state = json.loads(saved.read_text()) if saved.exists() else {"epoch": 0, "weight": float(os.environ["GITOPS_ML_SEED"])}
 print(f"from epoch {state['epoch']}", flush=True)
 while state["epoch"] < 5:
+    while state["epoch"] == 3 and not gate.exists():
+        threading.Event().wait(0.05)
     state = {"epoch": state["epoch"] + 1, "weight": state["weight"] * 0.7 + params["lr"] / 3}
     part = saved.with_suffix(".part")
     part.write_text(json.dumps(state))
     part.replace(saved)
     print(f"epoch {state['epoch']}/5", flush=True)
-    while state["epoch"] == 3 and not gate.exists():
-        threading.Event().wait(0.05)
 pathlib.Path("out").mkdir(exist_ok=True)
 pathlib.Path("out/metrics.json").write_text(json.dumps({"accuracy": state["weight"]}))
 """
