@@ -359,13 +359,16 @@ def test_execute__interrupted__ends_its_trainings_and_says_what_is_left(here: He
 def test_execute__killed_at_any_point__the_next_one_keeps_one_record(
     here: Here, tmp_path: Path, after: EventKind
 ) -> None:
-    of = trial(f"echo x >> {tmp_path}/starts; {WRITES}", metrics=METRICS)
+    of = _waits_for_go(tmp_path)
+    if after is EventKind.SUCCEEDED:
+        (tmp_path / "go").touch()
     code = (
         "import sys; from pathlib import Path; from tests.unit.test_execution import die_after;"
         "die_after(Path(sys.argv[1]), sys.argv[2], sys.argv[3])"
     )
     command = [sys.executable, "-c", code, str(here.state), str(tmp_path), after]
     died = subprocess.run(command, timeout=60, cwd=Path(__file__).parent.parent.parent)
+    (tmp_path / "go").touch()
 
     summary = here.execute(of)
 
@@ -375,9 +378,15 @@ def test_execute__killed_at_any_point__the_next_one_keeps_one_record(
     assert (tmp_path / "starts").read_text() == "x\n"
 
 
+def _waits_for_go(folder: Path) -> Trial:
+    """Return a trial that cannot be over before anybody has seen it train."""
+    wait = f"until [ -e {folder}/go ]; do sleep 0.02; done"
+    return trial(f"echo x >> {folder}/starts; {wait}; {WRITES}", metrics=METRICS)
+
+
 def die_after(state: Path, folder: str, kind: str) -> None:
     """What the killed process does."""
-    of = trial(f"echo x >> {folder}/starts; {WRITES}", metrics=METRICS)
+    of = _waits_for_go(Path(folder))
 
     def die(event: Event) -> None:
         if event.kind == kind:
