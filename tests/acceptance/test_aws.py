@@ -137,7 +137,7 @@ def test_digits__spot_machine_taken_away__resumed_elsewhere_and_bit_equal(tmp_pa
                 until(lambda: any("/checkpoints/manifests/" in name for name in cloud.names("acme/digits/jobs")))
                 (first,) = cloud.instances()
                 cloud.notice(first.identity, seconds=20)
-                until(lambda: len(cloud.instances()) == 2, seconds=60)
+                until(lambda: len(cloud.instances()) == 2)
                 checkout.open_gate()
             ran = command.ended()
             assert ran.code == 0, ran.text

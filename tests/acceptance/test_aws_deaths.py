@@ -31,7 +31,7 @@ def checkout(tmp_path: Path, cloud: Cloud) -> Checkout:
 
 def at_work(cloud: Cloud) -> str:
     """Wait until a training is in its third epoch, saved, and return its machine."""
-    until(lambda: any("/checkpoints/manifests/" in name for name in cloud.names("acme/digits/jobs")), seconds=60)
+    until(lambda: any("/checkpoints/manifests/" in name for name in cloud.names("acme/digits/jobs")))
     (live,) = cloud.live()
     return live.identity
 
@@ -190,7 +190,7 @@ def test_machine__dies_in_the_middle__is_gone_in_time_and_the_next_run_finishes(
 
     death(cloud, machine)
 
-    until(lambda: not cloud.live(), seconds=60)
+    until(lambda: not cloud.live())
     ended = command.ended()
     assert ended.code == 4, ended.text
     cloud.clear_faults()
@@ -204,7 +204,7 @@ def test_machine__refused_by_s3_from_the_start__is_gone_in_time_and_the_next_run
     checkout.commit()
     cloud.refuse_s3(who="i-.*")
     command = checkout.start("run")
-    until(lambda: any(call.fault for call in cloud.calls_by("machines")), seconds=60)
+    until(lambda: any(call.fault for call in cloud.calls_by("machines")))
 
     (machine,) = cloud.live()
     cloud.pass_deadline(machine.identity)
@@ -307,7 +307,7 @@ def test_release__machine_that_takes_its_time__is_waited_for(cloud, checkout):
     cloud.linger()
     command = checkout.start("run")
 
-    until(lambda: any(name.endswith("/result.json") for name in cloud.names("acme/digits/jobs")), seconds=60)
+    until(lambda: any(name.endswith("/result.json") for name in cloud.names("acme/digits/jobs")))
     until(lambda: [instance.state for instance in cloud.instances()] == ["shutting-down"])
     asked = len(cloud.calls)
     until(lambda: sum(call.action == "DescribeInstances" for call in cloud.calls[asked:]) >= 2)

@@ -184,7 +184,7 @@ def test_user_data__credentials_expire_while_training__are_taken_anew(
     of = trial(f"echo ready; cat {tmp_path}/gate; {WRITES}")
     attempt = Attempt(storage, of.key)
     script = machine.start(user_data(submit(storage, of, agent=agent.digest), PLACE, "us-east-1"))
-    until(lambda: attempt.log == "ready\n", seconds=60)
+    until(lambda: attempt.log == "ready\n")
 
     def strict(request: WSGIEnvironment) -> tuple[int, str, dict[str, str]] | None:
         return (400, "ExpiredToken", {}) if request.get("HTTP_X_AMZ_SECURITY_TOKEN") == "session" else None
@@ -209,7 +209,7 @@ def test_user_data__machine_goes_down__is_preempted_with_what_it_saved(
     of = trial("echo 7 >ckpt/step; echo ready; exec tail -f /dev/null", checkpoints="ckpt")
     attempt = Attempt(storage, of.key)
     script = machine.start(user_data(submit(storage, of, agent=agent.digest), PLACE, "us-east-1"))
-    until(lambda: attempt.log == "ready\n", seconds=60)
+    until(lambda: attempt.log == "ready\n")
 
     # The shell waits; the process below it is what systemd ends first, or at the same time.
     os.kill(int(Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()[0]), signal.SIGTERM)

@@ -75,7 +75,7 @@ class Site:
 
     def ended(self, of: Trial) -> JobStatus:
         statuses = lambda: self.backend.poll([of.key])[of.key]  # noqa: E731
-        return until(lambda: status if (status := statuses()).state.final else None, seconds=60)
+        return until(lambda: status if (status := statuses()).state.final else None)
 
 
 def test_environment__two_trials_at_once__build_it_once(tmp_path: Path) -> None:
