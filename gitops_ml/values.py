@@ -26,13 +26,15 @@ else:
 
         def decorate(cls: type) -> type:
             made = dataclasses.dataclass(repr=False, eq=False, **options)(cls)
-            _add_methods(made)
+            _add_methods(made, hashable=frozen)
             return made
 
         return decorate
 
 
-def _add_methods(cls: Any) -> None:
+def _add_methods(cls: Any, *, hashable: bool) -> None:
+    """Add what the class does not define itself, such as a ``__repr__`` that keeps a secret."""
+    own = vars(cls)
     fields = dataclasses.fields(cls)
     compared = _values([field.name for field in fields if field.compare])
     shown = [field.name for field in fields if field.repr]
@@ -46,7 +48,10 @@ def _add_methods(cls: Any) -> None:
     def text(self: Any) -> str:
         return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
-    cls.__eq__, cls.__hash__, cls.__repr__ = equal, hashed, text
+    if "__repr__" not in own:
+        cls.__repr__ = text
+    if "__eq__" not in own:
+        cls.__eq__, cls.__hash__ = equal, hashed if hashable else None
 
 
 def _values(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:

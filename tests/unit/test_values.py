@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gitops_ml.values import dataclass
 
 
@@ -54,6 +56,35 @@ def test_dataclass__methods__do_as_the_standard_ones_do():
         assert repr(ours) == repr(theirs)
         assert hash(ours) == hash(theirs)
         assert (ours == _Other(*values)) == (theirs == standard(*values))
+
+
+@dataclass(frozen=True)
+class _Secret:
+    value: str
+
+    def __repr__(self) -> str:
+        return "_Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str)
+
+    def __hash__(self) -> int:
+        return 7
+
+
+def test_dataclass__methods_of_its_own__are_kept():
+    assert repr(_Secret("a")) == "_Secret(***)"
+    assert _Secret("a") == "b"
+    assert hash(_Secret("a")) == 7
+
+
+def test_dataclass__one_that_changes__cannot_be_a_key():
+    @dataclass(frozen=False)
+    class Changes:
+        x: int
+
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Changes(1))
 
 
 def test_dataclass__assignment__is_refused_by_the_type_checker(tmp_path):
