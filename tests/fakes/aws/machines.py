@@ -195,7 +195,7 @@ class Machine:
         os.write(self._power, b"end\n")
         if process is not None:
             init = _first_child(process.pid) if spaces() else None
-            below = [] if spaces() else _below(process.pid)
+            below = [] if spaces() else descendants(process.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -240,7 +240,7 @@ class Machine:
     def _members(self) -> list[tuple[int, str]]:
         if self._process is None or self._dead:
             return []
-        below = _below(self._process.pid)
+        below = descendants(self._process.pid)
         init = below[0] if below else None
         space = _space(init) if spaces() and init is not None else None
         if space is not None:
@@ -426,16 +426,17 @@ def _all() -> list[int]:
     return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
 
 
-def _below(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Return the process's descendants, nearest first."""
     found: list[int] = []
     ahead = [pid]
     while ahead:
         at = ahead.pop(0)
         with contextlib.suppress(OSError):
-            children = [int(word) for word in Path(f"/proc/{at}/task/{at}/children").read_text().split()]
-            found += children
-            ahead += children
+            for thread in Path(f"/proc/{at}/task").iterdir():  # a child belongs to the thread that started it
+                children = [int(word) for word in (thread / "children").read_text().split()]
+                found += children
+                ahead += children
     return found
 
 

@@ -1,5 +1,6 @@
 """One attempt on a far machine, with a folder as storage."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -18,6 +19,7 @@ from gitops_ml.planning import Trial
 from gitops_ml.spec import Budget, Data, Environment, Gpu, Resources
 from gitops_ml.storage.base import FileError, Storage, StorageError
 from gitops_ml.storage.folder import FolderStorage
+from tests.fakes.aws.machines import descendants
 from tests.fakes.far import QUICK, Attempt, MetadataService, Running, around, metadata_service, submit
 from tests.fakes.trials import WRITES, Objects, trial, until
 
@@ -159,7 +161,6 @@ def test_run__plug_pulled__goes_on_from_what_was_mirrored(storage: Storage, tmp_
     lease = submit(storage, of, held)
     machine = os.fork()
     if machine == 0:  # a machine of its own, so that all of it can be gone at once
-        os.setsid()
         Running(storage, lease, around(tmp_path / "1", ENVIRON)).end()
         os._exit(0)
     prefix = f"jobs/{of.key}/checkpoints/manifests/"
@@ -172,7 +173,9 @@ def test_run__plug_pulled__goes_on_from_what_was_mirrored(storage: Storage, tmp_
         )
 
     until(mirrored)
-    os.kill(machine, signal.SIGKILL)
+    for process in (machine, *descendants(machine)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     os.waitpid(machine, 0)
 
     second = Running(storage, submit(storage, of, held, 2), around(tmp_path / "2", ENVIRON)).end()
