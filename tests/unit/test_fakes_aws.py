@@ -368,3 +368,15 @@ def test_contract__unknown_parameter__is_noted(tmp_path):
 
 
 AUTH = f"AWS4-HMAC-SHA256 Credential=AKIA/20261101/us-east-1/ec2/aws4_request, SignedHeaders=host, Signature={'0' * 64}"
+
+
+def test_machine__that_lingers__goes_on_shutting_down_when_its_end_is_asked_for_again(cloud):
+    cloud.linger()
+    identity = launch(cloud, "sleep 600\n")
+    for _ in range(2):
+        cloud.client("ec2").terminate_instances(InstanceIds=[identity])
+        assert cloud.instances()[0].state == "shutting-down"
+
+    cloud.linger(False)
+
+    assert cloud.instances()[0].state == "terminated"

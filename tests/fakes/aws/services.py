@@ -196,6 +196,8 @@ class Services:
         answer = self._gate.asked_moto(request, environ)
         if answer[0] == 200 and not request.parameters.get("DryRun"):
             for identity, state in before.items():
+                if state == "shutting-down":  # which it goes on doing, whoever asks once more
+                    world.shutting_down(identity)
                 if state in ("terminated", "shutting-down"):
                     continue
                 if machine := world.machines.get(identity):

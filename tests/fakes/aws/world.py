@@ -114,7 +114,12 @@ class World:
         instance._reason = f"{message} ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} GMT)"
         self.launched[identity]["ended_at"] = time.time()
         if self.lingering:
-            instance._state.name, instance._state.code = "shutting-down", 32
+            self.shutting_down(identity)
+
+    def shutting_down(self, identity: str) -> None:
+        """The instance is not gone yet."""
+        state = self.instance(identity)._state
+        state.name, state.code = "shutting-down", 32
 
     def close(self) -> None:
         machines = list(self.machines.values())
