@@ -14,7 +14,7 @@ from gitops_ml.commands._ci_plan import Planned, Target
 from gitops_ml.commands._jobs import Known
 from gitops_ml.comparison import Comparison
 from gitops_ml.errors import ServiceError, UserError
-from gitops_ml.forges.base import Forge
+from gitops_ml.forges.base import Change, Forge
 from gitops_ml.policy import Approval
 from gitops_ml.records import Attempt, Origin, Outcome
 from gitops_ml.tools import Tools
@@ -83,16 +83,20 @@ def places(
                 yield dataclasses.replace(everywhere, kind=EventKind.CHANGE, head=head, branch=branch, target=default)
         return
     for change in changes:
-        yield dataclasses.replace(
-            everywhere,
-            kind=EventKind.CHANGE,
-            head=change.head,
-            branch=change.head_ref,
-            target=change.base_ref,
-            change=change.number,
-            fork=change.fork,
-            draft=change.draft,
-        )
+        yield of_change(dataclasses.replace(everywhere, kind=EventKind.CHANGE), change)
+
+
+def of_change(event: Event, change: Change) -> Event:
+    """Return the event as one of the change, as the forge tells it."""
+    return dataclasses.replace(
+        event,
+        head=change.head,
+        branch=change.head_ref,
+        target=change.base_ref,
+        change=change.number,
+        fork=change.fork,
+        draft=change.draft,
+    )
 
 
 def by_branch(events: Sequence[Event]) -> bool:

@@ -37,7 +37,15 @@ from gitops_ml.commands import _ci_handover, _ci_publish
 from gitops_ml.commands._ci_console import Console
 from gitops_ml.commands._ci_detach import Detach, at_work, job_limit_s, to_be_left
 from gitops_ml.commands._ci_identity import kept_fresh, refuse_beside_training
-from gitops_ml.commands._ci_places import NotHereError, asked_at, end_all, place_of, places, unwanted_after_all
+from gitops_ml.commands._ci_places import (
+    NotHereError,
+    asked_at,
+    end_all,
+    of_change,
+    place_of,
+    places,
+    unwanted_after_all,
+)
 from gitops_ml.commands._ci_plan import Planned, Target, decided_lines, plan_change, settled, target_project
 from gitops_ml.commands._ci_reconcile import NO_RESULT, Part, reconcile
 from gitops_ml.commands._jobs import Known, backend_names, known_jobs
@@ -288,15 +296,7 @@ class Flow:
             return event
         if not change.open:
             return Event(kind=EventKind.OTHER, name=f"{event.name}: the change is closed")
-        return dataclasses.replace(
-            event,
-            head=change.head,
-            branch=change.head_ref,
-            target=change.base_ref,
-            change=change.number,
-            fork=change.fork,
-            draft=change.draft,
-        )
+        return of_change(event, change)
 
     def prepare(self, event: Event) -> None:
         """Bring the head's objects here, and take the target's settings in place of the work tree's."""

@@ -380,7 +380,7 @@ def _unled() -> "requests.Session":
     class Unled(requests.Session):
         """Follows no redirect and does not look at where one leads: for that it would read the whole answer."""
 
-        def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002
+        def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 as requests declares it
             return None
 
     return Unled()
